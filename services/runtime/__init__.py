@@ -1,0 +1,1 @@
+"""What every stage service runs on: engines, errors, tensors, telemetry and the gRPC server."""

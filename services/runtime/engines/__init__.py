@@ -1,0 +1,1 @@
+"""The engine boundary and one file for each backend."""

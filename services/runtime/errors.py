@@ -1,0 +1,144 @@
+"""One tree of errors for the whole mesh, each bound to a gRPC status.
+
+    MeshError
+    ├── InvalidRequest      INVALID_ARGUMENT     bad fields, all of them at once
+    ├── ModelNotFound       NOT_FOUND            no such model here
+    ├── ModelNotReady       FAILED_PRECONDITION  known, but not built or not loaded
+    ├── Overloaded          RESOURCE_EXHAUSTED   the queue is full; retry later
+    ├── DeadlineTooShort    RESOURCE_EXHAUSTED   cannot be done in the time given
+    ├── DeadlinePassed      DEADLINE_EXCEEDED    the time given ran out
+    ├── StageUnavailable    UNAVAILABLE          a stage is down or draining
+    ├── CorruptTensor       DATA_LOSS            an engine returned NaN or Inf
+    └── StageFailed         INTERNAL             a bug; fatal ones end the process
+
+Only `interceptors.py` turns them into a status; everyone else raises them.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+import grpc
+
+ERROR_DOMAIN = "imaging.sangsang.dev"
+
+
+@dataclass(frozen=True, slots=True)
+class FieldViolation:
+    """One bad field: its path (`spec.width_px`) and what it must be."""
+
+    field: str
+    description: str
+
+
+class MeshError(Exception):
+    """An error that a caller may see.
+
+    Attributes:
+        code: gRPC status code.
+        reason: `ErrorInfo.reason`, stable for programs.
+        retryable: whether the same call can succeed later or elsewhere.
+        metadata: every variable of the message, for `ErrorInfo.metadata`.
+        retry_delay_s: when to try again, for `RetryInfo`; None gives no hint.
+    """
+
+    code: ClassVar[grpc.StatusCode] = grpc.StatusCode.INTERNAL
+    reason: ClassVar[str] = "INTERNAL"
+    retryable: ClassVar[bool] = False
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        metadata: Mapping[str, str] | None = None,
+        retry_delay_s: float | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.message = message
+        self.metadata = dict(metadata or {})
+        self.retry_delay_s = retry_delay_s
+
+
+class InvalidRequest(MeshError):
+    """The request has bad fields; `violations` lists all of them."""
+
+    code = grpc.StatusCode.INVALID_ARGUMENT
+    reason = "INVALID_SPEC"
+
+    def __init__(self, violations: Sequence[FieldViolation]) -> None:
+        text = "; ".join(f"{v.field}: {v.description}" for v in violations)
+        super().__init__(text, metadata={"violation_count": str(len(violations))})
+        self.violations = tuple(violations)
+
+
+class ModelNotFound(MeshError):
+    """No model of this name is served here."""
+
+    code = grpc.StatusCode.NOT_FOUND
+    reason = "MODEL_NOT_FOUND"
+
+    def __init__(self, model_id: str, known: Sequence[str]) -> None:
+        shown = ", ".join(known) or "none"
+        super().__init__(
+            f"model {model_id[:80]!r} is not served here; models: {shown}",
+            metadata={"model_id": model_id[:80], "models": shown},
+        )
+        self.model_id = model_id
+
+
+class ModelNotReady(MeshError):
+    """The model is known but its engines are not built or not loaded."""
+
+    code = grpc.StatusCode.FAILED_PRECONDITION
+    reason = "MODEL_NOT_READY"
+
+
+class Overloaded(MeshError):
+    """The queue is full."""
+
+    code = grpc.StatusCode.RESOURCE_EXHAUSTED
+    reason = "QUEUE_FULL"
+    retryable = True
+
+
+class DeadlineTooShort(MeshError):
+    """The estimate exceeds the time left, so nothing was started."""
+
+    code = grpc.StatusCode.RESOURCE_EXHAUSTED
+    reason = "DEADLINE_TOO_SHORT"
+
+
+class DeadlinePassed(MeshError):
+    """The call's deadline passed while it was worked on."""
+
+    code = grpc.StatusCode.DEADLINE_EXCEEDED
+    reason = "DEADLINE_PASSED"
+
+
+class StageUnavailable(MeshError):
+    """A stage is down, draining or not reachable."""
+
+    code = grpc.StatusCode.UNAVAILABLE
+    reason = "STAGE_UNAVAILABLE"
+    retryable = True
+
+
+class CorruptTensor(MeshError):
+    """An engine returned values that are not finite."""
+
+    code = grpc.StatusCode.DATA_LOSS
+    reason = "NOT_FINITE"
+
+
+class StageFailed(MeshError):
+    """A stage failed on its own account.
+
+    Attributes:
+        fatal: whether the process can no longer be trusted and must restart.
+    """
+
+    reason = "STAGE_FAILED"
+
+    def __init__(self, message: str, *, fatal: bool = False) -> None:
+        super().__init__(message)
+        self.fatal = fatal
