@@ -1,0 +1,167 @@
+"""Where built engines lie: a cache outside the model, or a folder beside its weights.
+
+An entry is a folder with the built files and `entry.json`, which holds the key it was built for
+and the sha256 of every file. Nothing is loaded whose key or sum differs. Writers build into a
+temporary folder and rename it under a lock, so readers never see half an entry.
+"""
+
+import fcntl
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from ..errors import ModelNotReady
+from ..models.folder import ModelFolder, ModuleName
+
+ENTRY_NAME = "entry.json"
+BESIDE_NAME = "engines"
+DEFAULT_CACHE_PATH = Path("~/.cache/sangsang")
+
+_FORMAT = 1
+
+
+class NotBuilt(ModelNotReady):
+    """There is no entry for this key."""
+
+
+class DamagedBuild(ModelNotReady):
+    """There is an entry, but its files are not those that were built."""
+
+
+@dataclass(frozen=True, slots=True)
+class BuildKey:
+    """Everything that decides the bytes of a build.
+
+    Attributes:
+        module: which network, e.g. `unet`.
+        module_digest: `ModelFolder.digest` of it.
+        backend: e.g. `onnxruntime`.
+        backend_version: version of what reads the build; for portable graphs, of their format.
+        device: architecture it was compiled for, e.g. `sm_90`; `any` for a portable graph.
+        precision: precision of the computation, e.g. `f32`.
+        profile: the shapes it takes, e.g. `dynamic`.
+    """
+
+    module: ModuleName
+    module_digest: str
+    backend: str
+    backend_version: str
+    device: str = "any"
+    precision: str = "f32"
+    profile: str = "dynamic"
+
+    def digest(self) -> str:
+        """Returns the sha256 of all fields, in hex."""
+        return hashlib.sha256(json.dumps(asdict(self), sort_keys=True).encode()).hexdigest()
+
+
+class EngineCache:
+    """A folder of built engines.
+
+    Attributes:
+        root: the folder; made when the first entry is written.
+        single: whether it keeps one entry for each module and backend, replaced when the model
+            changes, as beside a model, rather than one for each key.
+    """
+
+    def __init__(self, root: Path, *, single: bool = False) -> None:
+        self.root = root.expanduser()
+        self.single = single
+
+    @classmethod
+    def beside(cls, folder: ModelFolder) -> "EngineCache":
+        """Returns the cache inside the model's own folder."""
+        return cls(folder.path / BESIDE_NAME, single=True)
+
+    def entry_path(self, key: BuildKey) -> Path:
+        """Returns where the entry of a key lies, whether or not it exists."""
+        name = key.module if self.single else f"{key.module}-{key.digest()[:20]}"
+        return self.root / key.backend / name
+
+    def find(self, key: BuildKey) -> Path:
+        """Returns the folder with the built files, after checking every one of them.
+
+        Raises:
+            NotBuilt: there is no entry, or it was built for another key.
+            DamagedBuild: the entry's files are missing or changed.
+        """
+        path = self.entry_path(key)
+        entry = _read_entry(path)
+        if entry.get("format") != _FORMAT or entry.get("key") != asdict(key):
+            raise NotBuilt(f"{path} was built from other weights or by another version")
+        files = entry.get("files")
+        if not isinstance(files, dict) or not files:
+            raise DamagedBuild(f"{path / ENTRY_NAME} lists no files")
+        for name, expected in files.items():
+            file = path / name
+            if Path(name).name != name or not file.is_file() or _sha256(file) != expected:
+                raise DamagedBuild(f"{file} is not the file that was built")
+        return path
+
+    @contextmanager
+    def writing(self, key: BuildKey) -> Iterator[Path]:
+        """Yields an empty folder and makes it the key's entry if the block ends well.
+
+        Others who build for the same cache wait; look with `find` again inside the block.
+        """
+        final = self.entry_path(key)
+        final.parent.mkdir(parents=True, exist_ok=True)
+        with _locked(final.parent / f".{final.name}.lock"):
+            temporary = Path(tempfile.mkdtemp(prefix=f".{final.name}.", dir=final.parent))
+            try:
+                yield temporary
+                if any(temporary.iterdir()):
+                    _write_entry(temporary, key)
+                    _replace(final, temporary)
+            finally:
+                shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _read_entry(path: Path) -> dict[str, Any]:
+    try:
+        entry: object = json.loads((path / ENTRY_NAME).read_text("utf-8"))
+    except FileNotFoundError as exc:
+        raise NotBuilt(f"{path} does not exist") from exc
+    except (OSError, ValueError) as exc:
+        raise DamagedBuild(f"{path / ENTRY_NAME} cannot be read: {exc}") from exc
+    if not isinstance(entry, dict):
+        raise DamagedBuild(f"{path / ENTRY_NAME} must hold a JSON object")
+    return entry
+
+
+def _write_entry(path: Path, key: BuildKey) -> None:
+    files = {file.name: _sha256(file) for file in sorted(path.iterdir())}
+    entry = {"format": _FORMAT, "key": asdict(key), "files": files}
+    (path / ENTRY_NAME).write_text(json.dumps(entry, indent=2, sort_keys=True) + "\n", "utf-8")
+
+
+def _replace(final: Path, temporary: Path) -> None:
+    # mkdtemp makes folders that only their owner can enter; a container may serve as another user.
+    temporary.chmod(0o755)
+    if final.exists():
+        # A folder cannot be renamed over a full one: move the old one away first.
+        old = temporary.with_name(f"{temporary.name}.old")
+        os.rename(final, old)
+        os.rename(temporary, final)
+        shutil.rmtree(old, ignore_errors=True)
+    else:
+        os.rename(temporary, final)
+
+
+@contextmanager
+def _locked(path: Path) -> Iterator[None]:
+    with path.open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
+def _sha256(file: Path) -> str:
+    with file.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()

@@ -1,0 +1,69 @@
+"""Finds the build of a module and loads it: beside the model first, then in the cache."""
+
+from pathlib import Path
+
+from ..errors import ModelNotReady
+from ..models.folder import ModelFolder, ModuleName
+from .cache import DEFAULT_CACHE_PATH, BuildKey, DamagedBuild, EngineCache, NotBuilt
+from .engine import Engine
+
+BACKENDS = ("onnxruntime", "torch")
+
+
+def load_engine(
+    folder: ModelFolder,
+    module: ModuleName,
+    *,
+    backend: str = "onnxruntime",
+    threads: int = 1,
+    cache: EngineCache | Path | None = None,
+) -> Engine:
+    """Returns the engine of one module, ready to infer.
+
+    Args:
+        folder: the model.
+        module: which of its modules.
+        backend: one of `BACKENDS`. Its packages are imported here and not before.
+        threads: threads of one `infer`, at least 1. For `torch` they are the whole process's.
+        cache: where builds lie that are not beside the model; None takes the user's cache.
+
+    Raises:
+        ModelNotReady: the module has not been built for this backend, its build is damaged or
+            from other weights, or the backend is unknown or not installed.
+    """
+    try:
+        if backend == "onnxruntime":
+            from . import onnx_runtime
+
+            build = find_build(folder, onnx_runtime.build_key(folder, module), cache)
+            return onnx_runtime.OnnxRuntimeEngine(folder, module, build, threads=threads)
+        if backend == "torch":
+            from .torch_eager import TorchEngine
+
+            return TorchEngine(folder, module, threads=threads)
+    except ImportError as exc:
+        raise ModelNotReady(f"backend {backend} needs {exc.name}, which is not installed") from exc
+    raise ModelNotReady(f"no backend {backend!r}; there are {', '.join(BACKENDS)}")
+
+
+def find_build(folder: ModelFolder, key: BuildKey, cache: EngineCache | Path | None) -> Path:
+    """Returns the folder with a module's build.
+
+    Raises:
+        ModelNotReady: neither beside the model nor in the cache is a sound build of this key.
+    """
+    problems: list[str] = []
+    for place in (EngineCache.beside(folder), resolve_cache(cache)):
+        try:
+            return place.find(key)
+        except (NotBuilt, DamagedBuild) as exc:
+            problems.append(exc.message)
+    raise ModelNotReady(
+        f"{key.module} of {folder.model_id} is not built for {key.backend} "
+        f"({'; '.join(problems)}); run `sangsang build {folder.path}`"
+    )
+
+
+def resolve_cache(cache: EngineCache | Path | None) -> EngineCache:
+    """Returns the cache that an argument means: itself, the one at a path, or the user's."""
+    return cache if isinstance(cache, EngineCache) else EngineCache(cache or DEFAULT_CACHE_PATH)

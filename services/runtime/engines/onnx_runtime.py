@@ -1,0 +1,127 @@
+"""Engines on ONNX Runtime's CPU provider: the embedded default.
+
+The graph on disk holds no weights. They are read from the model's own safetensors files, widened
+to f32 and handed to the session before it optimises, so a model's weights exist once on disk
+whatever they are stored in.
+"""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnxruntime as ort
+
+from ..errors import ModelNotReady, StageFailed
+from ..models.folder import ModelFolder, ModuleName
+from ..models.weights import WeightStore
+from .cache import BuildKey
+from .engine import Array, TensorSpec
+from .signatures import Signature, signature
+from .validation import check_inputs
+from .weightless import GRAPH_NAME, read_weight_names
+
+BACKEND = "onnxruntime"
+# The graph is portable, so its key holds the version of our export and not ONNX Runtime's: a
+# graph that ships beside a model has to outlive the runtime it was exported with.
+GRAPH_VERSION = "opset21-1"
+
+
+def build_key(folder: ModelFolder, module: ModuleName) -> BuildKey:
+    """Returns the key under which this backend's build of a module lies."""
+    return BuildKey(module, folder.digest(module), BACKEND, GRAPH_VERSION)
+
+
+class OnnxRuntimeEngine:
+    """One module in an ONNX Runtime session. See `Engine` for the attributes."""
+
+    backend = BACKEND
+    precision = "f32"
+
+    def __init__(
+        self, folder: ModelFolder, module: ModuleName, build: Path, *, threads: int = 1
+    ) -> None:
+        """Loads a build.
+
+        Args:
+            folder: the model, whose weights fill the graph.
+            module: which module it is.
+            build: folder with the graph.
+            threads: threads of one `infer`, at least 1.
+
+        Raises:
+            ModelNotReady: the graph does not fit the weights or cannot be loaded.
+        """
+        self.name: str = module
+        self.digest = folder.digest(module)
+        self._signature = signature(folder, module)
+        self._session: ort.InferenceSession | None = _open_session(
+            build / GRAPH_NAME, folder.weights(module), threads
+        )
+        _check_names(self._session, self._signature, build)
+
+    @property
+    def inputs(self) -> tuple[TensorSpec, ...]:
+        return self._signature.inputs
+
+    @property
+    def outputs(self) -> tuple[TensorSpec, ...]:
+        return self._signature.outputs
+
+    def infer(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
+        """Returns every output for a batch; see `Engine.infer`."""
+        session = self._session
+        if session is None:
+            raise StageFailed(f"{self.name} has been closed")
+        feeds = check_inputs(self._signature, inputs)
+        names = [spec.name for spec in self.outputs]
+        try:
+            values: list[Any] = session.run(names, feeds)
+        # ONNX Runtime's exceptions have no common base of their own.
+        except Exception as exc:
+            raise StageFailed(f"{self.name} failed in ONNX Runtime: {exc}") from exc
+        return dict(zip(names, values, strict=True))
+
+    def close(self) -> None:
+        """Frees the session."""
+        self._session = None
+
+
+def _open_session(graph: Path, weights: WeightStore, threads: int) -> ort.InferenceSession:
+    options = session_options(threads)
+    names = read_weight_names(graph)
+    missing = sorted(name for name in names if name not in weights)
+    if missing:
+        raise ModelNotReady(f"{graph} needs weights that the model lacks: {', '.join(missing[:5])}")
+    arrays = [np.ascontiguousarray(weights.read(name)) for name in names]
+    values = [ort.OrtValue.ortvalue_from_numpy(array) for array in arrays]
+    try:
+        options.add_external_initializers(names, values)
+        return ort.InferenceSession(str(graph), options, providers=["CPUExecutionProvider"])
+    except Exception as exc:
+        raise ModelNotReady(
+            f"ONNX Runtime {ort.__version__} cannot load {graph}: {exc}; "
+            "delete it and run `sangsang build` again"
+        ) from exc
+
+
+def session_options(threads: int) -> ort.SessionOptions:
+    """Returns the options of every session: `threads` for one call, none shared, none spinning.
+
+    Spinning threads of one session starve its neighbours on the same cores: two lanes of two
+    spinning threads each ran at half the speed of the same lanes without.
+    """
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.inter_op_num_threads = 1
+    options.execution_mode = ort.ExecutionMode.ORT_SEQUENTIAL
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    options.log_severity_level = 3
+    return options
+
+
+def _check_names(session: ort.InferenceSession, expected: Signature, build: Path) -> None:
+    inputs = [value.name for value in session.get_inputs()]
+    outputs = [value.name for value in session.get_outputs()]
+    if inputs != [s.name for s in expected.inputs] or outputs != [s.name for s in expected.outputs]:
+        raise ModelNotReady(f"{build} computes {inputs} -> {outputs}, which is another module")

@@ -1,0 +1,99 @@
+"""The four modules of a diffusers folder as torch modules with the engines' own signatures.
+
+diffusers and transformers return objects and take options; these wrappers take and return plain
+tensors, so that the eager engine runs and the exporter traces exactly the same code.
+"""
+
+from typing import Any
+
+import torch
+from diffusers import AutoencoderKL, UNet2DConditionModel
+from torch import Tensor, nn
+from transformers import CLIPTextModel
+
+from ..models.folder import ModelFolder, ModuleName
+
+
+class TextEncoder(nn.Module):
+    """Prompt tokens to embeddings."""
+
+    def __init__(self, model: Any) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, input_ids: Tensor) -> Tensor:
+        """Returns the last hidden state: [B, L, W], f32, for tokens [B, L], i64."""
+        return self.model(input_ids, return_dict=False)[0]
+
+
+class VaeEncoder(nn.Module):
+    """Pictures to the mean and log variance of their latents."""
+
+    def __init__(self, model: Any) -> None:
+        super().__init__()
+        self.encoder = model.encoder
+        self.quant_conv = model.quant_conv
+
+    def forward(self, sample: Tensor) -> Tensor:
+        """Returns the moments: [B, 2*C, h, w], f32, for pictures [B, 3, H, W] in [-1, 1]."""
+        moments = self.encoder(sample)
+        return moments if self.quant_conv is None else self.quant_conv(moments)
+
+
+class Unet(nn.Module):
+    """Noisy latents to the model's prediction."""
+
+    def __init__(self, model: Any) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, sample: Tensor, timestep: Tensor, encoder_hidden_states: Tensor) -> Tensor:
+        """Returns the prediction: [B, C, h, w], f32, for one timestep a row: [B], f32."""
+        return self.model(sample, timestep, encoder_hidden_states, return_dict=False)[0]
+
+
+class VaeDecoder(nn.Module):
+    """Latents to pictures."""
+
+    def __init__(self, model: Any) -> None:
+        super().__init__()
+        self.post_quant_conv = model.post_quant_conv
+        self.decoder = model.decoder
+
+    def forward(self, latents: Tensor) -> Tensor:
+        """Returns pictures: [B, 3, H, W], f32, for unscaled latents [B, C, h, w]."""
+        if self.post_quant_conv is not None:
+            latents = self.post_quant_conv(latents)
+        return self.decoder(latents)
+
+
+def load_module(folder: ModelFolder, module: ModuleName) -> nn.Module:
+    """Returns a module of the folder in f32, for inference, on the CPU.
+
+    Raises:
+        OSError: diffusers or transformers cannot load it.
+    """
+    path = str(folder.component_path(module))
+    options: dict[str, Any] = {
+        "torch_dtype": torch.float32,
+        "use_safetensors": True,
+        "local_files_only": True,
+        "variant": _variant(folder, module),
+    }
+    if module == "text_encoder":
+        # The exporter cannot trace the masks of the fused attention.
+        options["dtype"] = options.pop("torch_dtype")
+        wrapped = TextEncoder(
+            CLIPTextModel.from_pretrained(path, attn_implementation="eager", **options)
+        )
+    elif module == "unet":
+        wrapped = Unet(UNet2DConditionModel.from_pretrained(path, **options))
+    else:
+        vae = AutoencoderKL.from_pretrained(path, **options)
+        wrapped = VaeEncoder(vae) if module == "vae_encoder" else VaeDecoder(vae)
+    return wrapped.eval().requires_grad_(False)
+
+
+def _variant(folder: ModelFolder, module: ModuleName) -> str | None:
+    name = folder.weight_files(module)[0].name
+    return next((v for v in ("fp16", "bf16") if f".{v}" in name), None)

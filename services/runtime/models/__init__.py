@@ -1,0 +1,1 @@
+"""What a model folder says about itself, read without torch, diffusers or ONNX Runtime."""
