@@ -1,0 +1,1 @@
+"""The diffusion stage: embeddings and noise in, latents out."""

@@ -1,0 +1,1 @@
+"""Last stage: latents to an encoded picture."""

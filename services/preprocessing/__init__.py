@@ -1,0 +1,1 @@
+"""Second stage: seeds and pictures to noise and latents."""

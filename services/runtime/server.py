@@ -1,0 +1,160 @@
+"""The process around a service: gRPC server, health, reflection, warm-up, lame-duck drain.
+
+Health says NOT_SERVING while the models load and warm up, SERVING afterwards, and NOT_SERVING
+again for `lame_duck_s` before the server stops taking calls: callers that watch health go
+elsewhere first, so a rolling restart fails no call.
+"""
+
+import asyncio
+import signal
+import sys
+from collections.abc import Sequence
+from typing import Protocol
+
+import grpc
+import structlog
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+from grpc_health.v1.health import SERVICE_NAME as HEALTH_SERVICE
+from grpc_health.v1.health import aio as health_aio  # pyright: ignore[reportAttributeAccessIssue] set at run time
+from grpc_reflection.v1alpha import reflection
+
+from .errors import MeshError
+from .interceptors import CallInterceptor
+from .logs import configure_logs
+from .settings import ProcessSettings
+from .telemetry import Telemetry
+
+_log = structlog.get_logger()
+
+
+class Service(Protocol):
+    """What a process serves.
+
+    Attributes:
+        name: short name for logs and traces, e.g. `diffusion`.
+        service_names: full names of its gRPC services, for health and reflection.
+    """
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def service_names(self) -> Sequence[str]: ...
+
+    def add_to_server(self, server: grpc.aio.Server, telemetry: Telemetry) -> None:
+        """Registers the servicers."""
+        ...
+
+    async def load(self) -> None:
+        """Loads and warms up; calls are answered once it returns."""
+        ...
+
+    async def close(self) -> None:
+        """Frees what `load` took, after the last call has ended."""
+        ...
+
+
+class ServiceHost:
+    """Serves one `Service` on one port.
+
+    Attributes:
+        port: the port that it listens on; set by `start`.
+        stopping: set when the process should end.
+        failed: whether it should end because of a fatal error.
+    """
+
+    def __init__(
+        self, service: Service, settings: ProcessSettings, telemetry: Telemetry | None = None
+    ) -> None:
+        self._service = service
+        self._settings = settings
+        self._telemetry = telemetry or Telemetry.to_collector(service.name, settings.otlp_endpoint)
+        self._health = health_aio.HealthServicer()
+        self._server: grpc.aio.Server | None = None
+        self.port = 0
+        self.stopping = asyncio.Event()
+        self.failed = False
+
+    async def start(self) -> None:
+        """Listens, loads, and says SERVING.
+
+        Raises:
+            MeshError: the models cannot be served.
+            OSError: the port is taken.
+        """
+        server = self._make_server()
+        self._server = server
+        await self._say(health_pb2.HealthCheckResponse.NOT_SERVING)
+        try:
+            self.port = server.add_insecure_port(f"{self._settings.host}:{self._settings.port}")
+        except RuntimeError as error:
+            taken = f"port {self._settings.port} on {self._settings.host} is taken; choose another"
+            raise OSError(taken) from error
+        await server.start()
+        await self._service.load()
+        await self._say(health_pb2.HealthCheckResponse.SERVING)
+        _log.info("service_started", port=self.port)
+
+    async def drain(self) -> None:
+        """Says NOT_SERVING, lets the running calls finish, and stops."""
+        await self._say(health_pb2.HealthCheckResponse.NOT_SERVING)
+        await asyncio.sleep(self._settings.lame_duck_s)
+        if self._server is not None:
+            await self._server.stop(self._settings.grace_s)
+        await self._service.close()
+        await asyncio.to_thread(self._telemetry.close)
+        _log.info("service_stopped")
+
+    def stop_failed(self) -> None:
+        """Asks the process to end because it can no longer be trusted."""
+        self.failed = True
+        self.stopping.set()
+
+    def _make_server(self) -> grpc.aio.Server:
+        limit = self._settings.max_message_bytes
+        server = grpc.aio.server(
+            interceptors=[CallInterceptor(self._telemetry.tracer, on_fatal=self.stop_failed)],
+            options=[
+                ("grpc.max_receive_message_length", limit),
+                ("grpc.max_send_message_length", limit),
+                # Without it two processes could share a port and each get half of the calls.
+                ("grpc.so_reuseport", 0),
+            ],
+        )
+        self._service.add_to_server(server, self._telemetry)
+        health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
+        names = (*self._service.service_names, HEALTH_SERVICE, reflection.SERVICE_NAME)
+        reflection.enable_server_reflection(names, server)
+        return server
+
+    async def _say(self, status: health_pb2.HealthCheckResponse.ServingStatus) -> None:
+        for name in ("", *self._service.service_names):
+            await self._health.set(name, status)
+
+
+def run_service(service: Service, settings: ProcessSettings) -> None:
+    """Serves until SIGTERM or SIGINT, then drains; a second signal ends the process at once."""
+    configure_logs(settings, process=service.name)
+    sys.exit(asyncio.run(_run(service, settings)))
+
+
+async def _run(service: Service, settings: ProcessSettings) -> int:
+    host = ServiceHost(service, settings)
+    _end_on_signals(host)
+    try:
+        await host.start()
+    except (MeshError, OSError) as error:
+        _log.error("service_failed", reason=str(error))
+        return 1
+    await host.stopping.wait()
+    await host.drain()
+    return 1 if host.failed else 0
+
+
+def _end_on_signals(host: ServiceHost) -> None:
+    def on_signal() -> None:
+        if host.stopping.is_set():
+            sys.exit(1)
+        host.stopping.set()
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, on_signal)

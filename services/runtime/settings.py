@@ -1,0 +1,72 @@
+"""Settings that every service shares.
+
+One frozen class for each process, read once from `SANGSANG_...` variables in `__main__` and passed
+down; nobody else reads the environment.
+"""
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import AliasChoices, Field, field_validator
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+
+MEBIBYTE = 1024 * 1024
+
+
+class ProcessSettings(BaseSettings):
+    """Settings of any process of the mesh."""
+
+    model_config = SettingsConfigDict(
+        env_prefix="SANGSANG_", extra="forbid", frozen=True, use_attribute_docstrings=True
+    )
+
+    host: str = "127.0.0.1"
+    """Address to listen on; `0.0.0.0` in a container."""
+
+    port: int = Field(default=0, ge=0, le=65535)
+    """Port to listen on; 0 takes any free one."""
+
+    models: Annotated[tuple[Path, ...], NoDecode] = ()
+    """Model folders to serve, separated by `:`."""
+
+    cache_dir: Path = Path.home() / ".cache" / "sangsang"
+    """Where compiled engines are kept."""
+
+    max_message_bytes: int = Field(default=16 * MEBIBYTE, ge=MEBIBYTE)
+    """Largest gRPC message taken or sent, in bytes."""
+
+    lame_duck_s: float = Field(default=0.5, ge=0)
+    """Seconds between telling NOT_SERVING and refusing calls, so that callers look elsewhere."""
+
+    grace_s: float = Field(default=10.0, ge=0)
+    """Seconds that running calls have to finish once the service stops."""
+
+    log_level: Literal["debug", "info", "warning", "error"] = "info"
+    """Least level that is logged."""
+
+    log_format: Literal["auto", "json", "console"] = "auto"
+    """Form of a log line; `auto` is console on a terminal and JSON elsewhere."""
+
+    otlp_endpoint: str = Field(
+        default="",
+        validation_alias=AliasChoices("otlp_endpoint", "OTEL_EXPORTER_OTLP_ENDPOINT"),
+    )
+    """OTLP collector that gets the traces, e.g. `http://localhost:4317`; empty for none."""
+
+    @field_validator("models", mode="before")
+    @classmethod
+    def _split_models(cls, value: object) -> object:
+        return tuple(filter(None, value.split(":"))) if isinstance(value, str) else value
+
+
+class ServiceSettings(ProcessSettings):
+    """Settings of a stage service."""
+
+    backend: Literal["onnxruntime", "torch"] = "onnxruntime"
+    """Engine backend."""
+
+    engine_threads: int = Field(default=1, ge=1)
+    """Threads of one engine call. One is best when rows are batched: see services/README.md."""
+
+    max_pending_calls: int = Field(default=256, ge=1)
+    """Calls that may wait for the engine; one more is refused."""

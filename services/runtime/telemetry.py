@@ -1,0 +1,64 @@
+"""Traces: the tracer of a process, and the names that spans and attributes have.
+
+Names follow OpenTelemetry's RPC conventions where they exist and begin with `sangsang.` elsewhere;
+`deploy/telemetry/registry.yaml` lists them, held by a test. Prompts are never recorded.
+"""
+
+from opentelemetry import trace
+from opentelemetry.sdk.resources import SERVICE_NAME, Resource
+from opentelemetry.sdk.trace import SpanProcessor, TracerProvider
+from opentelemetry.sdk.trace.export import BatchSpanProcessor
+
+RPC_SYSTEM = "rpc.system.name"
+RPC_METHOD = "rpc.method"
+RPC_STATUS = "rpc.response.status_code"
+ERROR_TYPE = "error.type"
+REQUEST_ID = "sangsang.request.id"
+MODEL_ID = "sangsang.model.id"
+STAGE = "sangsang.stage"
+TIER = "sangsang.tier"
+STEP_COUNT = "sangsang.diffusion.step_count"
+SCHEDULER = "sangsang.diffusion.scheduler"
+GUIDANCE_SCALE = "sangsang.diffusion.guidance_scale"
+WIDTH_PX = "sangsang.image.width_px"
+HEIGHT_PX = "sangsang.image.height_px"
+IMAGE_INDEX = "sangsang.image.index"
+ENGINE = "sangsang.engine.backend"
+PRECISION = "sangsang.engine.precision"
+QUEUE_SECONDS = "sangsang.queue_seconds"
+COMPUTE_SECONDS = "sangsang.compute_seconds"
+CACHE_HIT = "sangsang.cache_hit"
+BATCH_ROWS = "sangsang.batch.row_count"
+
+
+class Telemetry:
+    """The tracer provider of one process, or of one service of a process that hosts several.
+
+    Attributes:
+        tracer: makes the spans.
+    """
+
+    def __init__(self, service: str, *, processors: tuple[SpanProcessor, ...] = ()) -> None:
+        self._provider = TracerProvider(
+            resource=Resource.create({SERVICE_NAME: f"sangsang-{service}"}),
+            shutdown_on_exit=False,
+        )
+        for processor in processors:
+            self._provider.add_span_processor(processor)
+        self.tracer: trace.Tracer = self._provider.get_tracer("sangsang")
+
+    @classmethod
+    def to_collector(cls, service: str, endpoint: str) -> "Telemetry":
+        """Returns telemetry that exports to an OTLP collector; to none for an empty endpoint."""
+        if not endpoint:
+            return cls(service)
+        # Costs a tenth of a second, which a process that exports nothing does not spend.
+        from opentelemetry.exporter.otlp.proto.grpc.trace_exporter import OTLPSpanExporter
+
+        insecure = not endpoint.startswith("https://")
+        exporter = OTLPSpanExporter(endpoint=endpoint, insecure=insecure)
+        return cls(service, processors=(BatchSpanProcessor(exporter),))
+
+    def close(self) -> None:
+        """Exports what is left."""
+        self._provider.shutdown()

@@ -1,0 +1,1 @@
+"""First stage: prompt to tokens to embeddings."""
