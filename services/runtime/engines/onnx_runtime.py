@@ -9,7 +9,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import onnxruntime as ort
 
 from ..errors import ModelNotReady, StageFailed
@@ -19,7 +18,7 @@ from .cache import BuildKey
 from .engine import Array, TensorSpec
 from .signatures import Signature, signature
 from .validation import check_inputs
-from .weightless import GRAPH_NAME, read_weight_names
+from .weightless import GRAPH_NAME, read_weights
 
 BACKEND = "onnxruntime"
 # The graph is portable, so its key holds the version of our export and not ONNX Runtime's: a
@@ -87,16 +86,13 @@ class OnnxRuntimeEngine:
         self._session = None
 
 
-def _open_session(graph: Path, weights: WeightStore, threads: int) -> ort.InferenceSession:
+def _open_session(graph: Path, store: WeightStore, threads: int) -> ort.InferenceSession:
     options = session_options(threads)
-    names = read_weight_names(graph)
-    missing = sorted(name for name in names if name not in weights)
-    if missing:
-        raise ModelNotReady(f"{graph} needs weights that the model lacks: {', '.join(missing[:5])}")
-    arrays = [np.ascontiguousarray(weights.read(name)) for name in names]
-    values = [ort.OrtValue.ortvalue_from_numpy(array) for array in arrays]
+    weights = read_weights(graph, store)
+    # The session copies them: nothing here outlives this function.
+    values = [ort.OrtValue.ortvalue_from_numpy(array) for array in weights.values()]
     try:
-        options.add_external_initializers(names, values)
+        options.add_external_initializers(list(weights), values)
         return ort.InferenceSession(str(graph), options, providers=["CPUExecutionProvider"])
     except Exception as exc:
         raise ModelNotReady(

@@ -34,7 +34,7 @@ def signature(folder: ModelFolder, module: ModuleName) -> Signature:
     """Returns the signature of a module.
 
     `text_encoder`: `input_ids` [B, L] -> `last_hidden_state` [B, L, W]
-    `vae_encoder`: `sample` [B, 3, H, W] in [-1, 1] -> `moments` [B, 2*C, h, w], mean and log variance
+    `vae_encoder`: `sample` [B, 3, H, W] in [-1, 1] -> `moments` [B, 2*C, h, w]
     `unet`: `sample` [B, C, h, w], `timestep` [B], `encoder_hidden_states` [B, L, W]
         -> `out_sample` [B, C, h, w]
     `vae_decoder`: `latents` [B, C, h, w], unscaled -> `image` [B, 3, H, W], about [-1, 1]

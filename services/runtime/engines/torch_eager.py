@@ -5,7 +5,7 @@ in `building/`, and only when such an engine is made.
 """
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
@@ -15,8 +15,6 @@ from .engine import Array, TensorSpec
 from .signatures import signature
 from .validation import check_inputs
 
-if TYPE_CHECKING:
-    import torch
 
 BACKEND = "torch"
 
@@ -50,7 +48,7 @@ class TorchEngine:
         self.digest = folder.digest(module)
         self._signature = signature(folder, module)
         try:
-            self._module: torch.nn.Module | None = load_module(folder, module)
+            self._module: Any = load_module(folder, module)
         # diffusers and transformers raise many kinds of error for a folder they do not like.
         except Exception as exc:
             raise ModelNotReady(f"{folder.path}: {module} cannot be loaded: {exc}") from exc

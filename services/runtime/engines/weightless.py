@@ -1,31 +1,44 @@
-"""Which weights a graph leaves out: names listed beside it, so that serving needs no `onnx`."""
+"""Which weights a graph leaves out: listed beside it, so that serving needs no `onnx`."""
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
+
+import numpy as np
+from numpy.typing import NDArray
 
 from ..errors import ModelNotReady
+from ..models.weights import WeightStore
 
 GRAPH_NAME = "graph.onnx"
-WEIGHT_NAMES_NAME = "weights.json"
+WEIGHT_LIST_NAME = "weights.json"
 
 
-def read_weight_names(graph: Path) -> list[str]:
-    """Returns the state-dict names of the weights that a graph needs, in its order.
+def write_weight_list(graph: Path, shapes: Mapping[str, tuple[int, ...]]) -> None:
+    """Writes the list of a graph's weights beside it: the shape of each, by its stored name."""
+    lines = [f"{json.dumps(name)}: {json.dumps(list(shape))}" for name, shape in shapes.items()]
+    text = "{\n" + ",\n".join(lines) + "\n}\n"
+    (graph.parent / WEIGHT_LIST_NAME).write_text(text, "utf-8")
+
+
+def read_weights(graph: Path, store: WeightStore) -> dict[str, NDArray[Any]]:
+    """Returns the weights that a graph needs: f32, C-contiguous, in the graph's shapes.
 
     Raises:
-        ModelNotReady: the list beside the graph is missing or damaged.
+        ModelNotReady: the list beside the graph is damaged, or the model's weights do not fit it.
     """
     try:
-        names: object = json.loads((graph.parent / WEIGHT_NAMES_NAME).read_text("utf-8"))
+        entries: object = json.loads((graph.parent / WEIGHT_LIST_NAME).read_text("utf-8"))
     except (OSError, ValueError) as exc:
         raise ModelNotReady(f"the list of weights of {graph} cannot be read: {exc}") from exc
-    if not isinstance(names, list):
-        raise ModelNotReady(f"the list of weights of {graph} is not a list")
-    return [str(name) for name in cast(list[object], names)]
-
-
-def write_weight_names(graph: Path, names: list[str]) -> None:
-    """Writes the list that `read_weight_names` reads."""
-    text = json.dumps(names, indent=0)
-    (graph.parent / WEIGHT_NAMES_NAME).write_text(text + "\n", "utf-8")
+    if not isinstance(entries, dict):
+        raise ModelNotReady(f"the list of weights of {graph} is not a JSON object")
+    weights: dict[str, NDArray[Any]] = {}
+    for name, shape in cast(dict[str, list[int]], entries).items():
+        try:
+            # Old VAEs store as 1x1 convolutions what is a matrix in the graph.
+            weights[name] = np.ascontiguousarray(store.read(name).reshape(shape))
+        except (KeyError, ValueError) as exc:
+            raise ModelNotReady(f"{graph} does not fit the model's {name}: {exc}") from exc
+    return weights
