@@ -1,7 +1,8 @@
 """The Open Inference Protocol (KServe v2, Triton) for the engines of a stage."""
 
+from .handler import open_inference_handler
 from .served_engine import EngineRunner, ServedEngine, WorkerRunner
-from .servicer import ServerIdentity, open_inference_handler
+from .servicer import ServerIdentity
 
 __all__ = [
     "EngineRunner",

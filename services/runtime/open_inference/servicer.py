@@ -5,11 +5,9 @@ the server's interceptor turns them into a status.
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
 
-import grpc
 import structlog
 
 from ..engines.engine import Array
@@ -123,7 +121,7 @@ class OpenInferenceServicer:
 
     async def model_stream_infer(
         self, requests: AsyncIterator[Proto], context: object
-    ) -> AsyncIterator[Proto]:
+    ) -> AsyncGenerator[Proto, None]:
         """Yields one response for each request, in their order.
 
         An error is answered in its place and the stream goes on, as the protocol has it. A fatal
@@ -213,45 +211,3 @@ async def _run_in_time(
         if not scope.expired():
             raise
         raise DeadlinePassed(f"the timeout of {limit_s} s in the request passed") from error
-
-
-def open_inference_handler(
-    engines: Callable[[], Mapping[str, ServedEngine]],
-    *,
-    ready: Callable[[], bool],
-    identity: ServerIdentity,
-) -> grpc.GenericRpcHandler:
-    """Returns the protocol's service, for `grpc.aio.Server.add_generic_rpc_handlers`.
-
-    Args:
-        engines: returns the engines by the names they are served under; called for every request,
-            so engines may come and go.
-        ready: returns whether the stage takes work.
-        identity: who the server says it is.
-    """
-    servicer = OpenInferenceServicer(engines, ready, identity)
-    unary: dict[str, Callable[..., Any]] = {
-        "ServerLive": servicer.server_live,
-        "ServerReady": servicer.server_ready,
-        "ModelReady": servicer.model_ready,
-        "ServerMetadata": servicer.server_metadata,
-        "ModelMetadata": servicer.model_metadata,
-        "ModelInfer": servicer.model_infer,
-        "ModelConfig": servicer.model_config,
-        "ModelStatistics": servicer.model_statistics,
-        "RepositoryIndex": servicer.repository_index,
-    }
-    handlers = {
-        method: grpc.unary_unary_rpc_method_handler(
-            behavior,
-            request_deserializer=getattr(messages, f"{method}Request").FromString,
-            response_serializer=getattr(messages, f"{method}Response").SerializeToString,
-        )
-        for method, behavior in unary.items()
-    }
-    handlers["ModelStreamInfer"] = grpc.stream_stream_rpc_method_handler(
-        servicer.model_stream_infer,
-        request_deserializer=messages.ModelInferRequest.FromString,
-        response_serializer=messages.ModelStreamInferResponse.SerializeToString,
-    )
-    return grpc.method_handlers_generic_handler(messages.SERVICE_NAME, handlers)
