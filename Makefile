@@ -1,0 +1,54 @@
+# Every target makes .venv when it is not there and adds what it needs, once.
+PYTHON ?= python3
+BIN := .venv/bin
+INSTALL := $(BIN)/pip install --quiet --disable-pip-version-check
+MODEL := deploy/models/pocket
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test lint proto bench clean
+
+help: ## list the targets
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 20
+
+demo: .venv/.demo ## make a picture: starts the whole mesh on this machine, on the CPU
+	$(BIN)/sangsang generate --local "a rocket on a yellow background" --seed 7 --output out/rocket.png
+	@echo
+	@echo "Look at out/rocket.png. Then try:"
+	@echo "  $(BIN)/sangsang up                                   # keep a mesh running"
+	@echo "  $(BIN)/sangsang generate \"a cat on a blue background\" --tier free -n 4"
+	@echo "  $(BIN)/sangsang generate \"a pizza\" --scheduler euler_ancestral --steps 20"
+	@echo "  $(BIN)/sangsang models                               # tiers, schedulers, limits"
+
+test: .venv/.test ## run the tests: no network, no GPU
+	$(BIN)/pytest
+
+lint: .venv/.test .venv/.lint ## ruff, pyright, buf, and whether generated code is stale
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/pyright
+	PYTHON=$(CURDIR)/$(BIN)/python protos/lint.sh
+	PYTHON=$(CURDIR)/$(BIN)/python protos/generate.sh --check
+
+proto: .venv/.demo .venv/.lint ## regenerate the Python code of the protos
+	PYTHON=$(CURDIR)/$(BIN)/python protos/generate.sh
+
+bench: .venv/.test ## measure the mesh against its bare engines
+	$(BIN)/python -m tests.benchmarks.mesh_against_engines $(MODEL)
+
+clean: ## remove .venv and what was made
+	rm -rf .venv out build dist *.egg-info .pytest_cache .ruff_cache .hypothesis
+
+.venv/bin/python:
+	$(PYTHON) -m venv .venv
+
+.venv/.demo: .venv/bin/python pyproject.toml
+	$(INSTALL) --editable '.[cpu]'
+	@touch $@
+
+.venv/.test: .venv/bin/python pyproject.toml
+	$(INSTALL) --editable '.[test]'
+	@touch $@ .venv/.demo
+
+.venv/.lint: .venv/bin/python pyproject.toml
+	$(INSTALL) --editable '.[lint]'
+	@touch $@

@@ -1,0 +1,195 @@
+"""`sangsang generate`: a picture from the command line."""
+
+import os
+import re
+from contextlib import ExitStack
+from enum import Enum
+from pathlib import Path
+from typing import Annotated
+
+import grpc
+import typer
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.table import Table
+from sangsang.imaging.v1 import image_generation_service_pb2 as imaging
+from sangsang.imaging.v1 import image_generation_service_pb2_grpc as imaging_grpc
+
+from ..local_mesh import LocalMesh
+from .building import build_missing
+from .console import (
+    DEFAULT_ADDRESS,
+    DEFAULT_CACHE,
+    Address,
+    CacheDir,
+    ModelFolders,
+    describe,
+    err,
+    fail,
+    model_paths,
+    out,
+)
+from .up import mesh_table
+
+MAX_MESSAGE_BYTES = 16 * 1024 * 1024
+_EXTENSIONS = {"image/png": "png", "image/jpeg": "jpg", "image/webp": "webp", "image/avif": "avif"}
+
+
+class TierChoice(str, Enum):
+    """Tiers by name."""
+
+    free = "free"
+    pro = "pro"
+
+
+class FormatChoice(str, Enum):
+    """Output formats by name."""
+
+    png = "png"
+    jpeg = "jpeg"
+    webp = "webp"
+    avif = "avif"
+
+
+def generate(
+    prompt: Annotated[str, typer.Argument(help='What to draw, e.g. "a rocket on a yellow background".')],
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="File to write; default: named after the prompt.")
+    ] = None,
+    model_id: Annotated[str, typer.Option(help="Model; default: the only one of the mesh.")] = "",
+    negative: Annotated[str, typer.Option(help="What to steer away from.")] = "",
+    tier: Annotated[TierChoice | None, typer.Option(help="Default: the model's.")] = None,
+    steps: Annotated[int | None, typer.Option(help="Denoising steps; default: the tier's.")] = None,
+    guidance: Annotated[float | None, typer.Option(help="Guidance scale; default: the tier's.")] = None,
+    scheduler: Annotated[str, typer.Option(help="Sampler by name; see `sangsang models`.")] = "",
+    seed: Annotated[int | None, typer.Option(help="Same seed, same picture; default: random.")] = None,
+    count: Annotated[int, typer.Option("--count", "-n", help="Pictures to make.")] = 1,
+    width: Annotated[int | None, typer.Option(help="Pixels; default: the model's.")] = None,
+    height: Annotated[int | None, typer.Option(help="Pixels; default: the model's.")] = None,
+    image: Annotated[Path | None, typer.Option(help="Picture to start from.")] = None,
+    strength: Annotated[float, typer.Option(help="How far to move away from --image, to 1.")] = 0.8,
+    file_format: Annotated[FormatChoice, typer.Option("--format", help="File format.")] = FormatChoice.png,
+    quality: Annotated[int | None, typer.Option(help="1 to 100, for lossy formats.")] = None,
+    timeout: Annotated[float, typer.Option(help="Seconds that the request may take.")] = 120.0,
+    address: Address = DEFAULT_ADDRESS,
+    local: Annotated[
+        bool, typer.Option("--local", help="Start a mesh for this call and stop it afterwards.")
+    ] = False,
+    model: ModelFolders = None,
+    cache_dir: CacheDir = DEFAULT_CACHE,
+) -> None:
+    """Makes pictures from a prompt and says how long each stage took."""
+    spec = imaging.ImageSpec(
+        model_id=model_id,
+        prompt=prompt,
+        negative_prompt=negative,
+        width_px=width,
+        height_px=height,
+        step_count=steps,
+        guidance_scale=guidance,
+        seed=seed,
+        image_count=count,
+        mime_type=f"image/{file_format.value}",
+        quality=quality,
+        tier=imaging.Tier.Value(f"TIER_{tier.value.upper()}") if tier else imaging.TIER_UNSPECIFIED,
+        scheduler=scheduler,
+    )
+    if image is not None:
+        spec.initial_image.content = image.read_bytes()
+        spec.initial_image.strength = strength
+    with ExitStack() as stack:
+        if local:
+            address = _start_mesh(stack, model_paths(model), cache_dir)
+        try:
+            images, stats = _request(spec, address, timeout)
+        except grpc.RpcError as error:
+            raise typer.Exit(fail(describe(error, address))) from None
+        files = _write(images, output, prompt)
+        _report(files, images, stats)
+
+
+def _start_mesh(stack: ExitStack, models: list[Path], cache_dir: Path) -> str:
+    build_missing(models, cache_dir)
+    with err.status("starting four stage services and the orchestrator ..."):
+        mesh = stack.enter_context(
+            LocalMesh(models, cache_dir=cache_dir, environment={"SANGSANG_LOG_LEVEL": "warning"})
+        )
+    out.print(mesh_table(mesh.processes))
+    return mesh.address
+
+
+def _request(
+    spec: imaging.ImageSpec, address: str, timeout_s: float
+) -> tuple[list[imaging.GeneratedImage], imaging.GenerationStats]:
+    options = [("grpc.max_receive_message_length", MAX_MESSAGE_BYTES)]
+    images: list[imaging.GeneratedImage] = []
+    stats = imaging.GenerationStats()
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    with grpc.insecure_channel(address, options=options) as channel, Progress(*columns, console=err) as bar:
+        stub = imaging_grpc.ImageGenerationServiceStub(channel)
+        if not spec.model_id:
+            spec.model_id = _only_model(stub)
+        request = imaging.StreamGenerateImagesRequest(spec=spec)
+        task = bar.add_task("denoising", total=None)
+        done: dict[int, int] = {}
+        for event in stub.StreamGenerateImages(request, timeout=timeout_s):
+            kind = event.WhichOneof("event")
+            if kind == "progress":
+                done[event.progress.image_index] = event.progress.completed_step_count
+                total = event.progress.step_count * spec.image_count
+                bar.update(task, completed=sum(done.values()), total=total)
+            elif kind == "image":
+                images.append(event.image)
+            elif kind == "summary":
+                stats = event.summary
+    return sorted(images, key=lambda image: image.index), stats
+
+
+def _only_model(stub: imaging_grpc.ImageGenerationServiceStub) -> str:
+    models = stub.ListModels(imaging.ListModelsRequest(), timeout=5).models
+    if len(models) != 1:
+        names = ", ".join(model.model_id for model in models) or "none"
+        raise typer.Exit(fail(f"this mesh serves several models ({names}); choose with --model-id"))
+    return models[0].model_id
+
+
+def _write(
+    images: list[imaging.GeneratedImage], output: Path | None, prompt: str
+) -> list[Path]:
+    slug = re.sub(r"[^\w]+", "-", prompt.lower()).strip("-")[:60] or "picture"
+    files: list[Path] = []
+    for image in images:
+        path = output or Path(f"{slug}.{_EXTENSIONS[image.data.mime_type]}")
+        if len(images) > 1:
+            path = path.with_name(f"{path.stem}-{image.index}{path.suffix}")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(image.data.content)
+        files.append(path)
+    return files
+
+
+def _report(
+    files: list[Path], images: list[imaging.GeneratedImage], stats: imaging.GenerationStats
+) -> None:
+    table = Table("stage", "time", "compute", "engine")
+    for stage in stats.stages:
+        table.add_row(
+            imaging.Stage.Name(stage.stage).removeprefix("STAGE_").lower().replace("_", " "),
+            f"{stage.duration.ToTimedelta().total_seconds() * 1000:.1f} ms",
+            f"{stage.compute_seconds * 1000:.1f} ms",
+            f"{stage.engine} {stage.precision}".strip(),
+        )
+    total_ms = stats.total_duration.ToTimedelta().total_seconds() * 1000
+    table.add_row("[bold]whole request[/bold]", f"{total_ms:.1f} ms", f"{stats.compute_seconds * 1000:.1f} ms", "")
+    out.print(table)
+    used = stats.settings
+    out.print(
+        f"{used.step_count} steps of {used.scheduler}, guidance {used.guidance_scale:g}, "
+        f"{stats.unet_evaluation_count} UNet evaluations",
+        highlight=False,
+    )
+    if stats.dropped_token_count:
+        err.print(f"[yellow]the prompt was too long: {stats.dropped_token_count} tokens were cut[/yellow]")
+    for path, image in zip(files, images, strict=True):
+        shown = os.path.relpath(path)
+        size = f"{image.data.width_px}x{image.data.height_px}"
+        out.print(f"[bold green]{shown}[/bold green]  {size}, seed {image.seed}", highlight=False)

@@ -1,0 +1,63 @@
+"""`sangsang up`: the whole mesh on this machine."""
+
+import signal
+import tempfile
+import threading
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.table import Table
+
+from ..local_mesh import LocalMesh, MeshProcess
+from ..settings import DEFAULT_PORT
+from .building import build_missing
+from .console import DEFAULT_CACHE, CacheDir, ModelFolders, err, fail, model_paths, out
+
+WATCH_INTERVAL_S = 0.5
+
+
+def up(
+    model: ModelFolders = None,
+    port: Annotated[
+        int, typer.Option(help="Port of the public API; the stages take the next four.")
+    ] = DEFAULT_PORT,
+    cache_dir: CacheDir = DEFAULT_CACHE,
+    log_dir: Annotated[
+        Path | None, typer.Option(help="Where the services write their logs. Default: a new folder.")
+    ] = None,
+) -> None:
+    """Runs the whole mesh here: four stage services and the orchestrator. Ctrl-C drains it."""
+    paths = model_paths(model)
+    build_missing(paths, cache_dir)
+    logs = log_dir or Path(tempfile.mkdtemp(prefix="sangsang-logs-"))
+    stop = threading.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: stop.set())
+    with err.status("starting the mesh ..."):
+        mesh = LocalMesh(paths, cache_dir=cache_dir, port_base=port, log_dir=logs)
+        mesh.__enter__()
+    try:
+        out.print(mesh_table(mesh.processes))
+        out.print(f"logs in {logs}; Ctrl-C drains and stops the mesh", highlight=False)
+        out.print('try: sangsang generate "a red heart on a blue background"', highlight=False)
+        while not stop.wait(WATCH_INTERVAL_S):
+            if dead := mesh.dead():
+                raise typer.Exit(fail(f"{', '.join(dead)} ended; see {logs}"))
+    finally:
+        with err.status("draining ..."):
+            mesh.stop()
+
+
+def mesh_table(processes: list[MeshProcess]) -> Table:
+    """Returns the table of what runs where."""
+    table = Table("service", "address", "process", "memory", "started in")
+    for one in processes:
+        table.add_row(
+            one.name,
+            f"127.0.0.1:{one.port}",
+            str(one.process.pid),
+            f"{one.memory_mib:.0f} MiB",
+            f"{one.start_seconds:.2f} s",
+        )
+    return table

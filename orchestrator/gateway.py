@@ -1,0 +1,106 @@
+"""The public API: convert, generate, convert."""
+
+import asyncio
+from collections.abc import AsyncIterator, Mapping
+from contextlib import aclosing
+from typing import Any
+
+import structlog
+from google.protobuf.timestamp_pb2 import Timestamp
+from opentelemetry import trace
+from sangsang.imaging.v1 import image_generation_service_pb2 as imaging
+from sangsang.imaging.v1 import image_generation_service_pb2_grpc as imaging_grpc
+
+from ..services.runtime import telemetry
+from .catalogue import Catalogue
+from .converters import to_image, to_model, to_progress, to_stats
+from .generation import GenerationResult, Generator
+from .pipeline import Picture
+from .plan import GenerationPlan
+from .progress import ProgressFeed
+from .validation import make_plan
+
+
+class ImageGenerationGateway(imaging_grpc.ImageGenerationServiceServicer):
+    """Answers product back ends."""
+
+    def __init__(self, catalogue: Catalogue, generator: Generator) -> None:
+        self._catalogue = catalogue
+        self._generator = generator
+
+    async def ListModels(self, request: imaging.ListModelsRequest, context: Any) -> Any:  # noqa: N802 name of the RPC
+        return imaging.ListModelsResponse(models=map(to_model, self._catalogue.models))
+
+    async def GenerateImages(self, request: imaging.GenerateImagesRequest, context: Any) -> Any:  # noqa: N802 name of the RPC
+        plan = make_plan(request.spec, self._catalogue, request_id=request.request_id)
+        _note_request(plan)
+        result = await self._generator.generate(plan, ProgressFeed())
+        return imaging.GenerateImagesResponse(
+            images=map(to_image, result.pictures),
+            stats=to_stats(result),
+            request_id=plan.request_id,
+        )
+
+    async def StreamGenerateImages(  # noqa: N802 name of the RPC
+        self, request: imaging.StreamGenerateImagesRequest, context: Any
+    ) -> AsyncIterator[imaging.StreamGenerateImagesResponse]:
+        plan = make_plan(
+            request.spec,
+            self._catalogue,
+            request_id=request.request_id,
+            preview_interval_step_count=request.preview_interval_step_count,
+        )
+        _note_request(plan)
+        accepted = _accepted(plan, self._generator.admission.check())
+        yield imaging.StreamGenerateImagesResponse(accepted=accepted)
+        feed = ProgressFeed()
+        task = asyncio.create_task(self._generator.generate(plan, feed))
+        try:
+            async with aclosing(feed.events()) as events:
+                async for event in events:
+                    yield _event(event, plan)
+            result: GenerationResult = await task
+            yield imaging.StreamGenerateImagesResponse(summary=to_stats(result))
+        finally:
+            await _end(task)
+
+
+def _event(event: Any, plan: GenerationPlan) -> imaging.StreamGenerateImagesResponse:
+    if isinstance(event, Picture):
+        return imaging.StreamGenerateImagesResponse(image=to_image(event))
+    return imaging.StreamGenerateImagesResponse(progress=to_progress(event, plan))
+
+
+async def _end(task: "asyncio.Task[GenerationResult]") -> None:
+    """Cancels what still runs and waits until it has stopped."""
+    task.cancel()
+    await asyncio.wait([task])
+    if not task.cancelled():
+        # Asked for, or asyncio would call a failure that the caller never awaited a leak.
+        task.exception()
+
+
+def _accepted(plan: GenerationPlan, queue_position: int) -> imaging.GenerationAccepted:
+    accept_time = Timestamp()
+    accept_time.GetCurrentTime()
+    return imaging.GenerationAccepted(
+        request_id=plan.request_id, accept_time=accept_time, queue_position=queue_position
+    )
+
+
+def _note_request(plan: GenerationPlan) -> None:
+    """Binds the request to the logs and the span; its prompt by length only."""
+    facts: Mapping[str, str | int | float] = {
+        telemetry.REQUEST_ID: plan.request_id,
+        telemetry.MODEL_ID: plan.model_id,
+        telemetry.TIER: plan.tier,
+    }
+    trace.get_current_span().set_attributes(facts)
+    structlog.contextvars.bind_contextvars(
+        request_id=plan.request_id,
+        model_id=plan.model_id,
+        tier=plan.tier,
+        step_count=plan.step_count,
+        image_count=len(plan.seeds),
+        prompt_length=len(plan.prompt),
+    )

@@ -1,0 +1,196 @@
+"""The whole mesh on this machine: five child processes on loopback.
+
+Used by `sangsang up`, by `sangsang generate --local`, and by whoever needs a real mesh for a while.
+Every child is a process of its own, started with `python -m`, told its settings by environment
+variables, and ended by its process ID.
+"""
+
+import asyncio
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from ..services.runtime.calls import open_channel
+from ..services.runtime.errors import StageUnavailable
+from ..services.runtime.settings import MEBIBYTE
+from .service import wait_until_serving
+
+LOOPBACK = "127.0.0.1"
+STAGES = ("text_encoding", "preprocessing", "diffusion", "postprocessing")
+STOP_TIMEOUT_S = 20.0
+
+
+@dataclass(frozen=True, slots=True)
+class MeshProcess:
+    """One child.
+
+    Attributes:
+        name: `orchestrator` or a stage.
+        start_seconds: from its start until it said SERVING.
+    """
+
+    name: str
+    port: int
+    process: "subprocess.Popen[bytes]"
+    start_seconds: float
+
+    @property
+    def memory_mib(self) -> float:
+        """Resident memory now, in MiB; 0 where the system does not tell."""
+        status = Path(f"/proc/{self.process.pid}/status")
+        try:
+            lines = status.read_text().splitlines()
+        except OSError:
+            return 0.0
+        kib = [int(line.split()[1]) for line in lines if line.startswith("VmRSS:")]
+        return sum(kib) / 1024
+
+
+class LocalMesh:
+    """A running mesh; use it as a context manager.
+
+    Args:
+        models: model folders to serve; their engines must be built.
+        cache_dir: where built engines lie.
+        port_base: port of the orchestrator; the stages take the next four. 0 takes free ones.
+        log_dir: where each process writes its log; None leaves them on this process's stderr.
+        environment: further variables for the children.
+        on_ready: called for each process once it serves.
+    """
+
+    def __init__(
+        self,
+        models: Sequence[Path],
+        *,
+        cache_dir: Path,
+        port_base: int = 0,
+        log_dir: Path | None = None,
+        environment: Mapping[str, str] | None = None,
+        on_ready: Callable[[MeshProcess], None] = lambda _: None,
+    ) -> None:
+        names = ("orchestrator", *STAGES)
+        free = _free_ports(len(names))
+        ports = [port_base + i for i in range(len(names))] if port_base else free
+        self._ports = dict(zip(names, ports, strict=True))
+        self._log_dir = log_dir
+        self._on_ready = on_ready
+        self._children: dict[str, subprocess.Popen[bytes]] = {}
+        self.processes: list[MeshProcess] = []
+        self._environment = {
+            **os.environ,  # children keep PATH and the like; settings are the SANGSANG_ ones
+            "SANGSANG_MODELS": ":".join(str(path.resolve()) for path in models),
+            "SANGSANG_CACHE_DIR": str(cache_dir),
+            **{f"SANGSANG_{s.upper()}_ADDRESS": f"{LOOPBACK}:{self._ports[s]}" for s in STAGES},
+            **(environment or {}),
+        }
+
+    @property
+    def address(self) -> str:
+        """`host:port` of the public API."""
+        return f"{LOOPBACK}:{self._ports['orchestrator']}"
+
+    def stage_address(self, stage: str) -> str:
+        """Returns `host:port` of a stage."""
+        return f"{LOOPBACK}:{self._ports[stage]}"
+
+    def __enter__(self) -> "LocalMesh":
+        try:
+            self._start()
+        except BaseException:
+            self.stop()
+            raise
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
+
+    def dead(self) -> list[str]:
+        """Returns the names of the children that have ended by themselves."""
+        return [name for name, child in self._children.items() if child.poll() is not None]
+
+    def stop(self) -> None:
+        """Drains the mesh: the orchestrator first, so that its requests can finish."""
+        for names in (("orchestrator",), STAGES):
+            children = [self._children[name] for name in names if name in self._children]
+            for child in children:
+                if child.poll() is None:
+                    child.send_signal(signal.SIGTERM)
+            for child in children:
+                _wait_or_kill(child)
+
+    def _start(self) -> None:
+        started_at = time.perf_counter()
+        for name in self._ports:
+            self._children[name] = self._spawn(name)
+        asyncio.run(self._wait_for_all(started_at))
+
+    def _spawn(self, name: str) -> "subprocess.Popen[bytes]":
+        module = f"sangsang.services.{name}" if name in STAGES else "sangsang.orchestrator"
+        log = None
+        if self._log_dir is not None:
+            self._log_dir.mkdir(parents=True, exist_ok=True)
+            log = (self._log_dir / f"{name}.log").open("ab")
+        try:
+            return subprocess.Popen(  # noqa: S603 our own modules, with our own interpreter
+                [sys.executable, "-m", module],
+                env={**self._environment, "SANGSANG_PORT": str(self._ports[name])},
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                # Ctrl-C reaches this process alone, which then drains the children in order.
+                start_new_session=True,
+            )
+        finally:
+            if log is not None:
+                log.close()
+
+    async def _wait_for_all(self, started_at: float) -> None:
+        async with asyncio.TaskGroup() as group:
+            tasks = [group.create_task(self._wait_for(name, started_at)) for name in self._ports]
+        self.processes = [task.result() for task in tasks]
+
+    async def _wait_for(self, name: str, started_at: float) -> MeshProcess:
+        address = f"{LOOPBACK}:{self._ports[name]}"
+        channel = open_channel(address, max_message_bytes=MEBIBYTE)
+        serving = asyncio.create_task(wait_until_serving(channel, name, 120.0))
+        try:
+            while not serving.done():
+                await asyncio.wait([serving], timeout=0.1)
+                if self._children[name].poll() is not None:
+                    raise StageUnavailable(f"{name} ended while it started{self._log_hint(name)}")
+            await serving
+        finally:
+            serving.cancel()
+            await channel.close()
+        seconds = time.perf_counter() - started_at
+        process = MeshProcess(name, self._ports[name], self._children[name], seconds)
+        self._on_ready(process)
+        return process
+
+    def _log_hint(self, name: str) -> str:
+        return "" if self._log_dir is None else f"; see {self._log_dir / name}.log"
+
+
+def _wait_or_kill(child: "subprocess.Popen[bytes]") -> None:
+    try:
+        child.wait(STOP_TIMEOUT_S)
+    except subprocess.TimeoutExpired:
+        child.kill()
+        child.wait()
+
+
+def _free_ports(count: int) -> list[int]:
+    sockets = [socket.socket() for _ in range(count)]
+    try:
+        for one in sockets:
+            one.bind((LOOPBACK, 0))
+        return [one.getsockname()[1] for one in sockets]
+    finally:
+        for one in sockets:
+            one.close()

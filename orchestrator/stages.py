@@ -1,0 +1,243 @@
+"""Typed clients of the four stage services: the orchestrator's only way to a model.
+
+Tensors pass through as messages, untouched: the orchestrator never looks inside one.
+"""
+
+import time
+from collections.abc import Callable
+from contextlib import aclosing
+from dataclasses import dataclass
+from typing import Literal
+
+import grpc
+from opentelemetry import trace
+from sangsang.stages.v1alpha1 import (
+    diffusion_service_pb2,
+    diffusion_service_pb2_grpc,
+    postprocessing_service_pb2,
+    postprocessing_service_pb2_grpc,
+    preprocessing_service_pb2,
+    preprocessing_service_pb2_grpc,
+    tensor_pb2,
+    text_encoding_service_pb2,
+    text_encoding_service_pb2_grpc,
+)
+
+from ..services.runtime.calls import StageCaller, open_channel
+from ..services.runtime.errors import StageFailed
+from .plan import GenerationPlan
+from .settings import OrchestratorSettings
+
+StageName = Literal["text_encoding", "preprocessing", "diffusion", "postprocessing"]
+
+
+@dataclass(frozen=True, slots=True)
+class StageRun:
+    """What one call to a stage took.
+
+    Attributes:
+        duration_s: wall time of the call, waiting included.
+        compute_seconds: compute that the call is charged for.
+        evaluation_count: rows of engine calls; UNet evaluations in the diffusion stage.
+        cache_hit: whether the answer came from the stage's cache.
+    """
+
+    stage: StageName
+    duration_s: float
+    compute_seconds: float
+    evaluation_count: int
+    engine: str
+    precision: str
+    cache_hit: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Embeddings:
+    """Embeddings of one text: `[tokens, width]`."""
+
+    tensor: tensor_pb2.Tensor
+    dropped_token_count: int
+    run: StageRun
+
+
+@dataclass(frozen=True, slots=True)
+class PreparedLatents:
+    """What a denoising run starts from: noise and, for image to image, latents."""
+
+    noise: tensor_pb2.Tensor
+    initial_latents: tensor_pb2.Tensor | None
+    noise_draw_count: int
+    run: StageRun
+
+
+@dataclass(frozen=True, slots=True)
+class DenoiseStep:
+    """A step is done; `preview` is `[height, width, 3]`, u8, when one was due."""
+
+    completed_step_count: int
+    step_count: int
+    preview: tensor_pb2.Tensor | None
+
+
+@dataclass(frozen=True, slots=True)
+class Latents:
+    """Denoised latents: `[channels, height, width]`."""
+
+    tensor: tensor_pb2.Tensor
+    run: StageRun
+
+
+@dataclass(frozen=True, slots=True)
+class EncodedImage:
+    """An encoded picture."""
+
+    content: bytes
+    mime_type: str
+    width_px: int
+    height_px: int
+    run: StageRun
+
+
+class Stages:
+    """The four stage services of a mesh."""
+
+    def __init__(self, settings: OrchestratorSettings, tracer: trace.Tracer) -> None:
+        self.addresses: dict[StageName, str] = {
+            "text_encoding": settings.text_encoding_address,
+            "preprocessing": settings.preprocessing_address,
+            "diffusion": settings.diffusion_address,
+            "postprocessing": settings.postprocessing_address,
+        }
+        self.channels: dict[StageName, grpc.aio.Channel] = {
+            name: open_channel(address, max_message_bytes=settings.max_message_bytes)
+            for name, address in self.addresses.items()
+        }
+        channels = self.channels
+        self._text = text_encoding_service_pb2_grpc.TextEncodingServiceStub(
+            channels["text_encoding"]
+        )
+        self._preprocessing = preprocessing_service_pb2_grpc.PreprocessingServiceStub(
+            channels["preprocessing"]
+        )
+        self._diffusion = diffusion_service_pb2_grpc.DiffusionServiceStub(channels["diffusion"])
+        self._postprocessing = postprocessing_service_pb2_grpc.PostprocessingServiceStub(
+            channels["postprocessing"]
+        )
+        self._callers = {name: StageCaller(name, tracer) for name in channels}
+
+    async def encode_text(self, plan: GenerationPlan, text: str) -> Embeddings:
+        """Returns the embeddings of a text."""
+        started_at = time.perf_counter()
+        request = text_encoding_service_pb2.EncodeTextRequest(model_id=plan.model_id, text=text)
+        response = await self._callers["text_encoding"].unary(self._text.EncodeText, request)
+        run = _run("text_encoding", started_at, response.usage, cache_hit=response.cache_hit)
+        return Embeddings(response.embeddings, response.dropped_token_count, run)
+
+    async def prepare_latents(self, plan: GenerationPlan, seed: int) -> PreparedLatents:
+        """Returns the noise of a seed and the latents of the initial image, if there is one."""
+        started_at = time.perf_counter()
+        request = preprocessing_service_pb2.PrepareLatentsRequest(
+            model_id=plan.model_id,
+            width_px=plan.width_px,
+            height_px=plan.height_px,
+            seed=seed,
+            initial_image=plan.initial_image,
+        )
+        caller = self._callers["preprocessing"]
+        response = await caller.unary(self._preprocessing.PrepareLatents, request)
+        return PreparedLatents(
+            noise=response.noise,
+            initial_latents=(
+                response.initial_latents if response.HasField("initial_latents") else None
+            ),
+            noise_draw_count=response.noise_draw_count,
+            run=_run("preprocessing", started_at, response.usage),
+        )
+
+    async def denoise(
+        self,
+        plan: GenerationPlan,
+        seed: int,
+        prompt: Embeddings,
+        negative: Embeddings | None,
+        start: PreparedLatents,
+        on_step: Callable[[DenoiseStep], None],
+    ) -> Latents:
+        """Returns the denoised latents; `on_step` is called after each step."""
+        started_at = time.perf_counter()
+        request = diffusion_service_pb2.DenoiseRequest(
+            model_id=plan.model_id,
+            weights=plan.weights,
+            scheduler=plan.scheduler,
+            step_count=plan.step_count,
+            strength=plan.strength,
+            guidance_scale=plan.guidance_scale,
+            embeddings=prompt.tensor,
+            negative_embeddings=negative.tensor if negative else None,
+            noise=start.noise,
+            initial_latents=start.initial_latents,
+            seed=seed,
+            noise_draw_count=start.noise_draw_count,
+            preview_interval_step_count=plan.preview_interval_step_count,
+        )
+        responses = self._callers["diffusion"].stream(self._diffusion.Denoise, request)
+        async with aclosing(responses):
+            async for response in responses:
+                if response.WhichOneof("event") == "result":
+                    result = response.result
+                    run = _run("diffusion", started_at, result.usage)
+                    return Latents(result.latents, run)
+                on_step(_step(response.progress))
+        raise StageFailed("diffusion ended its stream without a result")
+
+    async def decode_latents(
+        self, plan: GenerationPlan, seed: int, latents: Latents
+    ) -> EncodedImage:
+        """Returns the encoded picture of some latents."""
+        started_at = time.perf_counter()
+        request = postprocessing_service_pb2.DecodeLatentsRequest(
+            model_id=plan.model_id,
+            latents=latents.tensor,
+            mime_type=plan.mime_type,
+            quality=plan.quality,
+            parameters=[
+                postprocessing_service_pb2.GenerationParameter(name=name, value=value)
+                for name, value in plan.parameters(seed)
+            ],
+        )
+        caller = self._callers["postprocessing"]
+        response = await caller.unary(self._postprocessing.DecodeLatents, request)
+        return EncodedImage(
+            content=response.content,
+            mime_type=response.mime_type,
+            width_px=response.width_px,
+            height_px=response.height_px,
+            run=_run("postprocessing", started_at, response.usage),
+        )
+
+    async def close(self) -> None:
+        """Closes the channels."""
+        for channel in self.channels.values():
+            await channel.close()
+
+
+def _run(
+    stage: StageName, started_at: float, usage: tensor_pb2.StageUsage, *, cache_hit: bool = False
+) -> StageRun:
+    return StageRun(
+        stage=stage,
+        duration_s=time.perf_counter() - started_at,
+        compute_seconds=usage.compute_seconds,
+        evaluation_count=usage.evaluation_count,
+        engine=usage.engine,
+        precision=usage.precision,
+        cache_hit=cache_hit,
+    )
+
+
+def _step(progress: diffusion_service_pb2.DenoiseProgress) -> DenoiseStep:
+    return DenoiseStep(
+        completed_step_count=progress.completed_step_count,
+        step_count=progress.step_count,
+        preview=progress.preview if progress.HasField("preview") else None,
+    )

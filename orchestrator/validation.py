@@ -1,0 +1,183 @@
+"""Requests to plans: every bad field is named at once, with its limit; nothing is clamped."""
+
+import math
+import secrets
+import uuid
+
+from sangsang.imaging.v1 import image_generation_service_pb2 as imaging
+
+from ..services.runtime.errors import FieldViolation, InvalidRequest
+from .catalogue import Catalogue, ServedModel
+from .plan import GenerationPlan, TierName
+
+MAX_TEXT_CHARACTERS = 2000
+MAX_INITIAL_IMAGE_BYTES = 8 * 1024 * 1024
+MAX_PREVIEW_INTERVAL = 1000
+MAX_SEED = 2**63 - 1
+DEFAULT_STRENGTH = 0.8
+DEFAULT_QUALITY = 90
+MIME_TYPES = ("image/png", "image/jpeg", "image/webp", "image/avif")
+
+TIER_NAMES: dict[int, TierName] = {imaging.TIER_FREE: "free", imaging.TIER_PRO: "pro"}
+
+
+def make_plan(
+    spec: imaging.ImageSpec,
+    catalogue: Catalogue,
+    *,
+    request_id: str = "",
+    preview_interval_step_count: int = 0,
+) -> GenerationPlan:
+    """Returns the plan of a request.
+
+    Raises:
+        InvalidRequest: naming every bad field.
+        ModelNotFound: the fields are good but no such model is served.
+    """
+    check = _Check()
+    check.text("spec.prompt", spec.prompt, required=True)
+    check.text("spec.negative_prompt", spec.negative_prompt)
+    check.request_id(request_id)
+    check.within(
+        "preview_interval_step_count", preview_interval_step_count, 0, MAX_PREVIEW_INTERVAL
+    )
+    quality = spec.quality if spec.HasField("quality") else DEFAULT_QUALITY
+    check.within("spec.quality", quality, 1, 100)
+    mime_type = check.choice("spec.mime_type", spec.mime_type or MIME_TYPES[0], MIME_TYPES)
+    seed = spec.seed if spec.HasField("seed") else secrets.randbelow(2**53)
+    image_count = spec.image_count if spec.HasField("image_count") else 1
+    check.within("spec.seed", seed, 0, MAX_SEED - max(0, min(image_count, 64) - 1))
+    check.initial_image(spec)
+    if not spec.model_id:
+        check.add("spec.model_id", f"is required; models: {', '.join(catalogue.model_ids)}")
+    model = catalogue.find(spec.model_id)
+    if model is None:
+        check.finish()
+        raise catalogue.not_found(spec.model_id)
+    settings = _check_model_fields(check, spec, model, image_count)
+    check.finish()
+    return GenerationPlan(
+        request_id=request_id or str(uuid.uuid4()),
+        model_id=model.model_id,
+        prompt=spec.prompt,
+        negative_prompt=spec.negative_prompt,
+        seeds=tuple(range(seed, seed + image_count)),
+        initial_image=spec.initial_image.content,
+        mime_type=mime_type,
+        quality=quality,
+        embed_parameters=spec.embed_parameters if spec.HasField("embed_parameters") else True,
+        preview_interval_step_count=preview_interval_step_count,
+        **settings,
+    )
+
+
+def _check_model_fields(
+    check: "_Check", spec: imaging.ImageSpec, model: ServedModel, image_count: int
+) -> dict[str, object]:
+    """Returns the settings that depend on the model, with its defaults filled in."""
+    limits = model.limits
+    known = spec.tier in TIER_NAMES or spec.tier == imaging.TIER_UNSPECIFIED
+    if not known:
+        check.add("spec.tier", f"must be TIER_FREE (1) or TIER_PRO (2), got {spec.tier}")
+    tier_name = TIER_NAMES.get(spec.tier, model.default_tier)
+    tier = model.tiers[tier_name]
+    width_px = check.size("width_px", spec, limits.default_width_px, model)
+    height_px = check.size("height_px", spec, limits.default_height_px, model)
+    if width_px * height_px > limits.max_pixel_count:
+        text = f"width_px * height_px must be at most {limits.max_pixel_count}"
+        check.add("spec.width_px", f"{text}, got {width_px * height_px}")
+    check.within("spec.image_count", image_count, 1, limits.max_image_count)
+    guidance = spec.guidance_scale if spec.HasField("guidance_scale") else tier.guidance_scale
+    check.within("spec.guidance_scale", guidance, 0, limits.max_guidance_scale)
+    scheduler = check.scheduler(spec.scheduler or tier.scheduler, model)
+    step_count = spec.step_count if spec.HasField("step_count") else tier.step_count
+    most = min(tier.max_step_count, limits.max_step_count, model.max_steps_of(scheduler))
+    check.within("spec.step_count", step_count, limits.min_step_count, most)
+    strength = check.strength(spec, step_count)
+    return {
+        "tier": tier_name,
+        "width_px": width_px,
+        "height_px": height_px,
+        "guidance_scale": guidance,
+        "scheduler": scheduler,
+        "weights": tier.weights,
+        "step_count": step_count,
+        "strength": strength,
+    }
+
+
+class _Check:
+    """Collects what is wrong with a request."""
+
+    def __init__(self) -> None:
+        self._violations: list[FieldViolation] = []
+
+    def add(self, field: str, description: str) -> None:
+        self._violations.append(FieldViolation(field, description))
+
+    def finish(self) -> None:
+        if self._violations:
+            raise InvalidRequest(self._violations)
+
+    def within(self, field: str, value: float, least: float, most: float) -> None:
+        # Written so that NaN, which compares false with everything, is out of every range.
+        if not least <= value <= most:
+            self.add(field, f"must be from {least:.17g} to {most:.17g}, got {value:.17g}")
+
+    def text(self, field: str, value: str, *, required: bool = False) -> None:
+        if required and not value.strip():
+            self.add(field, f"is required, 1 to {MAX_TEXT_CHARACTERS} characters")
+        elif len(value) > MAX_TEXT_CHARACTERS:
+            self.add(field, f"must be at most {MAX_TEXT_CHARACTERS} characters, got {len(value)}")
+
+    def request_id(self, value: str) -> None:
+        try:
+            if value:
+                uuid.UUID(value)
+        except ValueError:
+            self.add("request_id", f"must be a UUID, got {value[:40]!r}")
+
+    def choice(self, field: str, value: str, choices: tuple[str, ...]) -> str:
+        if value not in choices:
+            self.add(field, f"must be one of {', '.join(choices)}, got {value[:40]!r}")
+        return value
+
+    def scheduler(self, value: str, model: ServedModel) -> str:
+        if value in model.refused_schedulers:
+            reason = model.refused_schedulers[value]
+            self.add("spec.scheduler", f"{value!r} cannot be served with this model: {reason}")
+        else:
+            self.choice("spec.scheduler", value, model.schedulers)
+        return value
+
+    def size(self, name: str, spec: imaging.ImageSpec, default: int, model: ServedModel) -> int:
+        value: int = getattr(spec, name) if spec.HasField(name) else default
+        limits = model.limits
+        step = limits.size_multiple_px
+        if not limits.min_size_px <= value <= limits.max_size_px or value % step:
+            text = f"from {limits.min_size_px} to {limits.max_size_px}, got {value}"
+            self.add(f"spec.{name}", f"must be a multiple of {step} {text}")
+            # A sound size, so that one bad side is not reported as too many pixels as well.
+            return default
+        return value
+
+    def initial_image(self, spec: imaging.ImageSpec) -> None:
+        if not spec.HasField("initial_image"):
+            return
+        size = len(spec.initial_image.content)
+        if not 0 < size <= MAX_INITIAL_IMAGE_BYTES:
+            text = f"must be 1 to {MAX_INITIAL_IMAGE_BYTES} bytes, got {size}"
+            self.add("spec.initial_image.content", text)
+
+    def strength(self, spec: imaging.ImageSpec, step_count: int) -> float:
+        if not spec.HasField("initial_image"):
+            return 1.0
+        image = spec.initial_image
+        strength = image.strength if image.HasField("strength") else DEFAULT_STRENGTH
+        field = "spec.initial_image.strength"
+        if not 0 < strength <= 1:
+            self.add(field, f"must be above 0 and at most 1, got {strength:.17g}")
+        elif 0 < step_count < 10_000 and math.floor(strength * step_count) < 1:
+            product = f"{strength:g} * {step_count}"
+            self.add(field, f"strength * step_count must be at least 1, got {product}")
+        return strength
