@@ -87,6 +87,12 @@ class Stage:
     def note_fatal(self) -> None:
         self.fatal_count += 1
 
+    async def pending(self, count: int) -> None:
+        """Waits until this many engine calls wait or run."""
+        async with asyncio.timeout(CALL_LIMIT_S):
+            while self.worker.pending_count != count:  # noqa: ASYNC110  the worker has no event
+                await asyncio.sleep(0.005)
+
     def stub(self, channel: grpc.aio.Channel) -> Any:
         return service_pb2_grpc.GRPCInferenceServiceStub(channel)
 

@@ -193,6 +193,7 @@ async def test_statistics_split_the_time(stage, stub, requests):
         asyncio.ensure_future(stub.ModelInfer(requests.echo([2, 1], bytes(8), name="slow")))
         for _ in range(2)
     ]
+    await stage.pending(2)
     await asyncio.sleep(0.2)
     stage.gate.set()
     await asyncio.gather(*slow)

@@ -275,7 +275,7 @@ async def test_a_full_queue_is_exhausted_and_says_when_to_retry(stage, stub, req
         asyncio.ensure_future(stub.ModelInfer(requests.echo([1, 1], bytes(4), name="slow")))
         for _ in range(2)
     ]
-    await asyncio.sleep(0.1)
+    await stage.pending(2)
     with pytest.raises(grpc.aio.AioRpcError) as caught:
         await stub.ModelInfer(requests.good(), timeout=5)
     assert caught.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
@@ -288,10 +288,11 @@ async def test_a_full_queue_is_exhausted_and_says_when_to_retry(stage, stub, req
 
 async def test_a_cancelled_call_leaves_the_queue(stage, stub, requests, refused):
     slow = asyncio.ensure_future(stub.ModelInfer(requests.echo([1, 1], bytes(4), name="slow")))
-    await asyncio.sleep(0.1)
+    await stage.pending(1)
     with pytest.raises(grpc.aio.AioRpcError) as caught:
         await stub.ModelInfer(requests.good(), timeout=0.1)
     assert caught.value.code() is grpc.StatusCode.DEADLINE_EXCEEDED
+    await stage.pending(1)
     stage.gate.set()
     await slow
     await refused.alive()
