@@ -154,7 +154,7 @@ async def test_an_error_has_its_code_reason_and_span(channel, spans, text, code,
     assert failed.value.code() is code
     assert details_of(failed.value)["ErrorInfo"].reason == reason
     assert details_of(failed.value)["ErrorInfo"].domain == "imaging.sangsang.dev"
-    [span] = spans.named("EncodeText", server=True)
+    [span] = await ended(spans, "EncodeText", 1, server=True)
     assert span.status.status_code.name == "ERROR"
     assert span.attributes["rpc.response.status_code"] == code.name
     await stub.EncodeText(text_pb.EncodeTextRequest(text="fine"))
@@ -198,7 +198,8 @@ async def test_an_error_comes_back_as_what_it_was(channel, caller, name):
 async def test_a_trace_goes_on_across_the_call(channel, caller, spans):
     stub = text_grpc.TextEncodingServiceStub(channel)
     await caller.unary(stub.EncodeText, text_pb.EncodeTextRequest(text="fine"))
-    [client], [server] = (spans.named("EncodeText", server=s) for s in (False, True))
+    [client] = await ended(spans, "EncodeText", 1, server=False)
+    [server] = await ended(spans, "EncodeText", 1, server=True)
     assert server.context.trace_id == client.context.trace_id
     assert server.parent.span_id == client.context.span_id
     assert {client.status.status_code.name, server.status.status_code.name} == {"UNSET"}
@@ -210,8 +211,7 @@ async def test_a_deadline_that_passes_is_told_in_status_and_span(service, channe
         await stub.EncodeText(text_pb.EncodeTextRequest(text="wait"), timeout=0.1)
     assert failed.value.code() is grpc.StatusCode.DEADLINE_EXCEEDED
     await asyncio.wait_for(service.text.cancelled.wait(), 5)
-    await until(lambda: spans.named("EncodeText", server=True))
-    [span] = spans.named("EncodeText", server=True)
+    [span] = await ended(spans, "EncodeText", 1, server=True)
     assert span.attributes["rpc.response.status_code"] == "DEADLINE_EXCEEDED"
 
 
@@ -221,8 +221,7 @@ async def test_a_cancelled_call_is_told_apart_from_a_late_one(service, channel, 
     await asyncio.sleep(0.1)
     call.cancel()
     await asyncio.wait_for(service.text.cancelled.wait(), 5)
-    await until(lambda: spans.named("EncodeText", server=True))
-    [span] = spans.named("EncodeText", server=True)
+    [span] = await ended(spans, "EncodeText", 1, server=True)
     assert span.attributes["rpc.response.status_code"] == "CANCELLED"
 
 
@@ -241,7 +240,7 @@ async def test_a_stream_ends_well(service, channel, spans):
     stub = pb_grpc.DiffusionServiceStub(channel)
     steps = [r async for r in stub.Denoise(pb.DenoiseRequest(step_count=3))]
     assert len(steps) == 3
-    [span] = spans.named("Denoise", server=True)
+    [span] = await ended(spans, "Denoise", 1, server=True)
     assert span.attributes["rpc.response.status_code"] == "OK"
 
 
@@ -253,7 +252,7 @@ async def test_a_stream_that_fails_half_way_has_its_error(channel, caller, spans
             received.append(response)
     assert len(received) == 2
     for server in (True, False):
-        [span] = spans.named("Denoise", server=server)
+        [span] = await ended(spans, "Denoise", 1, server=server)
         assert span.attributes["rpc.response.status_code"] == "RESOURCE_EXHAUSTED"
 
 
@@ -265,8 +264,8 @@ async def test_closing_a_stream_stops_the_work_and_ends_both_spans(
     await anext(responses)
     await responses.aclose()
     await asyncio.wait_for(service.diffusion.closed.wait(), 5)
-    await until(lambda: len(spans.named("Denoise")) == 2)
-    codes = {s.attributes["rpc.response.status_code"] for s in spans.named("Denoise")}
+    both = await ended(spans, "Denoise", 2)
+    codes = {span.attributes["rpc.response.status_code"] for span in both}
     assert codes == {"CANCELLED"}
 
 
@@ -314,7 +313,9 @@ async def test_a_stage_that_is_not_there_is_unavailable(caller):
             await caller.unary(stub.EncodeText, text_pb.EncodeTextRequest(text="fine"))
 
 
-async def until(condition, timeout_s: float = 5.0):
-    async with asyncio.timeout(timeout_s):
-        while not condition():
+async def ended(spans: Spans, name: str, count: int, *, server: bool | None = None):
+    """The spans of this name; a server may end its own after the caller has its answer."""
+    async with asyncio.timeout(5.0):
+        while len(found := spans.named(name, server=server)) < count:
             await asyncio.sleep(0.01)
+    return found
