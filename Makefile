@@ -31,6 +31,7 @@ lint: .venv/.test .venv/.lint ## ruff, pyright, buf, and whether generated code 
 
 proto: .venv/.demo .venv/.lint ## regenerate the Python code of the protos
 	PYTHON=$(CURDIR)/$(BIN)/python protos/generate.sh
+	$(MAKE) -C protos/inference PYTHON=$(CURDIR)/$(BIN)/python
 
 bench: .venv/.test ## measure the mesh against its bare engines
 	$(BIN)/python -m tests.benchmarks.mesh_against_engines $(MODEL)

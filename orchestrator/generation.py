@@ -57,9 +57,7 @@ class Generator:
             total_duration_s=time.perf_counter() - accepted_at,
         )
 
-    async def _all_pictures(
-        self, plan: GenerationPlan, feed: ProgressFeed
-    ) -> tuple[Picture, ...]:
+    async def _all_pictures(self, plan: GenerationPlan, feed: ProgressFeed) -> tuple[Picture, ...]:
         try:
             async with asyncio.TaskGroup() as group:
                 tasks = [
@@ -71,9 +69,7 @@ class Generator:
             raise failed.exceptions[0] from None
         return tuple(task.result() for task in tasks)
 
-    async def _one_picture(
-        self, plan: GenerationPlan, index: int, feed: ProgressFeed
-    ) -> Picture:
+    async def _one_picture(self, plan: GenerationPlan, index: int, feed: ProgressFeed) -> Picture:
         attributes: dict[str, str | int | float] = {
             telemetry.IMAGE_INDEX: index,
             telemetry.MODEL_ID: plan.model_id,

@@ -18,11 +18,14 @@ out = Console()
 err = Console(stderr=True)
 
 Address = Annotated[
-    str, typer.Option("--address", help="Where the mesh listens, host:port.", envvar="SANGSANG_ADDRESS")
+    str,
+    typer.Option("--address", help="Where the mesh listens, host:port.", envvar="SANGSANG_ADDRESS"),
 ]
 CacheDir = Annotated[
     Path,
-    typer.Option("--cache-dir", help="Where compiled engines are kept.", envvar="SANGSANG_CACHE_DIR"),
+    typer.Option(
+        "--cache-dir", help="Where compiled engines are kept.", envvar="SANGSANG_CACHE_DIR"
+    ),
 ]
 ModelFolders = Annotated[
     list[Path] | None,

@@ -51,23 +51,32 @@ class FormatChoice(str, Enum):
 
 
 def generate(
-    prompt: Annotated[str, typer.Argument(help='What to draw, e.g. "a rocket on a yellow background".')],
+    prompt: Annotated[
+        str, typer.Argument(help='What to draw, e.g. "a rocket on a yellow background".')
+    ],
     output: Annotated[
-        Path | None, typer.Option("--output", "-o", help="File to write; default: named after the prompt.")
+        Path | None,
+        typer.Option("--output", "-o", help="File to write; default: named after the prompt."),
     ] = None,
     model_id: Annotated[str, typer.Option(help="Model; default: the only one of the mesh.")] = "",
     negative: Annotated[str, typer.Option(help="What to steer away from.")] = "",
     tier: Annotated[TierChoice | None, typer.Option(help="Default: the model's.")] = None,
     steps: Annotated[int | None, typer.Option(help="Denoising steps; default: the tier's.")] = None,
-    guidance: Annotated[float | None, typer.Option(help="Guidance scale; default: the tier's.")] = None,
+    guidance: Annotated[
+        float | None, typer.Option(help="Guidance scale; default: the tier's.")
+    ] = None,
     scheduler: Annotated[str, typer.Option(help="Sampler by name; see `sangsang models`.")] = "",
-    seed: Annotated[int | None, typer.Option(help="Same seed, same picture; default: random.")] = None,
+    seed: Annotated[
+        int | None, typer.Option(help="Same seed, same picture; default: random.")
+    ] = None,
     count: Annotated[int, typer.Option("--count", "-n", help="Pictures to make.")] = 1,
     width: Annotated[int | None, typer.Option(help="Pixels; default: the model's.")] = None,
     height: Annotated[int | None, typer.Option(help="Pixels; default: the model's.")] = None,
     image: Annotated[Path | None, typer.Option(help="Picture to start from.")] = None,
     strength: Annotated[float, typer.Option(help="How far to move away from --image, to 1.")] = 0.8,
-    file_format: Annotated[FormatChoice, typer.Option("--format", help="File format.")] = FormatChoice.png,
+    file_format: Annotated[
+        FormatChoice, typer.Option("--format", help="File format.")
+    ] = FormatChoice.png,
     quality: Annotated[int | None, typer.Option(help="1 to 100, for lossy formats.")] = None,
     timeout: Annotated[float, typer.Option(help="Seconds that the request may take.")] = 120.0,
     address: Address = DEFAULT_ADDRESS,
@@ -123,8 +132,16 @@ def _request(
     options = [("grpc.max_receive_message_length", MAX_MESSAGE_BYTES)]
     images: list[imaging.GeneratedImage] = []
     stats = imaging.GenerationStats()
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    with grpc.insecure_channel(address, options=options) as channel, Progress(*columns, console=err) as bar:
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+    )
+    with (
+        grpc.insecure_channel(address, options=options) as channel,
+        Progress(*columns, console=err) as bar,
+    ):
         stub = imaging_grpc.ImageGenerationServiceStub(channel)
         if not spec.model_id:
             spec.model_id = _only_model(stub)
@@ -152,9 +169,7 @@ def _only_model(stub: imaging_grpc.ImageGenerationServiceStub) -> str:
     return models[0].model_id
 
 
-def _write(
-    images: list[imaging.GeneratedImage], output: Path | None, prompt: str
-) -> list[Path]:
+def _write(images: list[imaging.GeneratedImage], output: Path | None, prompt: str) -> list[Path]:
     slug = re.sub(r"[^\w]+", "-", prompt.lower()).strip("-")[:60] or "picture"
     files: list[Path] = []
     for image in images:
@@ -179,7 +194,12 @@ def _report(
             f"{stage.engine} {stage.precision}".strip(),
         )
     total_ms = stats.total_duration.ToTimedelta().total_seconds() * 1000
-    table.add_row("[bold]whole request[/bold]", f"{total_ms:.1f} ms", f"{stats.compute_seconds * 1000:.1f} ms", "")
+    table.add_row(
+        "[bold]whole request[/bold]",
+        f"{total_ms:.1f} ms",
+        f"{stats.compute_seconds * 1000:.1f} ms",
+        "",
+    )
     out.print(table)
     used = stats.settings
     out.print(
@@ -188,7 +208,9 @@ def _report(
         highlight=False,
     )
     if stats.dropped_token_count:
-        err.print(f"[yellow]the prompt was too long: {stats.dropped_token_count} tokens were cut[/yellow]")
+        err.print(
+            f"[yellow]the prompt was too long: {stats.dropped_token_count} tokens were cut[/yellow]"
+        )
     for path, image in zip(files, images, strict=True):
         shown = os.path.relpath(path)
         size = f"{image.data.width_px}x{image.data.height_px}"

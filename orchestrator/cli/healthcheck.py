@@ -10,7 +10,9 @@ from .console import DEFAULT_ADDRESS, fail, out
 
 
 def healthcheck(
-    address: Annotated[str, typer.Argument(help="host:port of any service of the mesh.")] = DEFAULT_ADDRESS,
+    address: Annotated[
+        str, typer.Argument(help="host:port of any service of the mesh.")
+    ] = DEFAULT_ADDRESS,
     service: Annotated[str, typer.Option(help="Full gRPC service name; empty: the process.")] = "",
     timeout: Annotated[float, typer.Option(help="Seconds to wait for an answer.", min=0.1)] = 2.0,
 ) -> None:

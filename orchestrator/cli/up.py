@@ -24,7 +24,8 @@ def up(
     ] = DEFAULT_PORT,
     cache_dir: CacheDir = DEFAULT_CACHE,
     log_dir: Annotated[
-        Path | None, typer.Option(help="Where the services write their logs. Default: a new folder.")
+        Path | None,
+        typer.Option(help="Where the services write their logs. Default: a new folder."),
     ] = None,
 ) -> None:
     """Runs the whole mesh here: four stage services and the orchestrator. Ctrl-C drains it."""

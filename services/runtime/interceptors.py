@@ -14,6 +14,7 @@ from typing import Any, TypeAlias, cast
 
 import grpc
 import structlog
+from google.protobuf.message import DecodeError
 from grpc_status import rpc_status
 from opentelemetry import trace
 from opentelemetry.trace import SpanKind, Status, StatusCode
@@ -21,12 +22,14 @@ from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapProp
 
 from . import telemetry
 from .deadlines import set_time_left
-from .errors import MeshError, StageFailed
+from .errors import FieldViolation, InvalidRequest, MeshError, StageFailed
 from .status import to_status, unknown_status
 
 REQUEST_ID_KEY = "sangsang-request-id"
 
 Context: TypeAlias = "grpc.aio.ServicerContext[Any, Any]"
+
+Parser: TypeAlias = Callable[[bytes], Any] | None
 
 _UNTRACED = ("/grpc.health.", "/grpc.reflection.")
 _log = structlog.get_logger()
@@ -51,28 +54,38 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
     ) -> Any:
         handler = await continuation(handler_call_details)
         method: str = handler_call_details.method
-        if handler is None or handler.request_streaming or method.startswith(_UNTRACED):
+        if handler is None or method.startswith(_UNTRACED):
             return handler
-        codecs = (handler.request_deserializer, handler.response_serializer)
+        write = handler.response_serializer
+        if handler.request_streaming:
+            both: Any = self._stream(handler.stream_stream, method, None)
+            read = handler.request_deserializer
+            return grpc.stream_stream_rpc_method_handler(both, read, write)
+        # Requests are parsed below: grpc.aio would answer unreadable bytes with UNKNOWN.
+        parse = handler.request_deserializer
         if handler.response_streaming:
-            stream: Any = self._stream(handler.unary_stream, method)
-            return grpc.unary_stream_rpc_method_handler(stream, *codecs)
-        unary: Any = self._unary(handler.unary_unary, method)
-        return grpc.unary_unary_rpc_method_handler(unary, *codecs)
+            stream: Any = self._stream(handler.unary_stream, method, parse)
+            return grpc.unary_stream_rpc_method_handler(stream, None, write)
+        unary: Any = self._unary(handler.unary_unary, method, parse)
+        return grpc.unary_unary_rpc_method_handler(unary, None, write)
 
     def _unary(
-        self, behaviour: Callable[[Any, Context], Awaitable[Any]], method: str
+        self, behaviour: Callable[[Any, Context], Awaitable[Any]], method: str, parse: Parser
     ) -> Callable[[Any, Context], Awaitable[Any]]:
+        async def answer(request: Any, context: Context) -> Any:
+            return await behaviour(_parsed(request, parse), context)
+
         async def unary(request: Any, context: Context) -> Any:
-            return await self._observed(behaviour(request, context), context, method)
+            return await self._observed(answer(request, context), context, method)
 
         return unary
 
     def _stream(
-        self, behaviour: Callable[[Any, Context], AsyncIterator[Any]], method: str
+        self, behaviour: Callable[[Any, Context], AsyncIterator[Any]], method: str, parse: Parser
     ) -> Callable[[Any, Context], Awaitable[None]]:
         async def write_all(request: Any, context: Context) -> None:
-            async with aclosing(cast(Any, behaviour(request, context))) as responses:
+            responses = cast(Any, behaviour(_parsed(request, parse), context))
+            async with aclosing(responses):
                 async for response in responses:
                     await context.write(response)
 
@@ -85,7 +98,6 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
         """Returns the result of `work`, which runs within the call's span."""
         metadata = {k: v for k, v in context.invocation_metadata() or () if isinstance(v, str)}
         set_time_left(context.time_remaining())
-        structlog.contextvars.clear_contextvars()
         structlog.contextvars.bind_contextvars(request_id=metadata.get(REQUEST_ID_KEY, ""))
         parent = TraceContextTextMapPropagator().extract(metadata)
         attributes = {telemetry.RPC_SYSTEM: "grpc", telemetry.RPC_METHOD: method.lstrip("/")}
@@ -137,6 +149,16 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
                 self._on_fatal()
         status = to_status(error, request_id=_bound_request_id())
         await context.abort_with_status(cast(Any, rpc_status.to_status(status)))
+
+
+def _parsed(request: Any, parse: Parser) -> Any:
+    """Returns the message of a request's bytes; the request itself where there is no parser."""
+    if parse is None:
+        return request
+    try:
+        return parse(request)
+    except DecodeError as error:
+        raise InvalidRequest([FieldViolation("", "the bytes are not this message")]) from error
 
 
 def _bound_request_id() -> str:

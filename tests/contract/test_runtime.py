@@ -168,6 +168,13 @@ async def test_every_bad_field_is_listed(channel):
     assert [(v.field, v.description) for v in violations] == [("a", "is bad"), ("b", "is worse")]
 
 
+async def test_bytes_that_are_no_message_are_an_invalid_argument(channel):
+    method = "/sangsang.stages.v1alpha1.TextEncodingService/EncodeText"
+    with pytest.raises(grpc.aio.AioRpcError) as failed:
+        await channel.unary_unary(method)(b"\xff\xff\xff")
+    assert failed.value.code() is grpc.StatusCode.INVALID_ARGUMENT
+
+
 async def test_a_refusal_says_when_to_come_back(channel):
     stub = text_grpc.TextEncodingServiceStub(channel)
     with pytest.raises(grpc.aio.AioRpcError) as failed:
