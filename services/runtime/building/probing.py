@@ -25,7 +25,7 @@ LANE_COUNT = 32
 _LANE_SEED = 20261123
 
 
-class NotAffine(ValueError):  # noqa: N818 - reads as what the scheduler is
+class NotAffine(ValueError):
     """The scheduler cannot be a table; the message says why, for the user of the mesh."""
 
     def __init__(self, name: str, why: str) -> None:

@@ -5,8 +5,8 @@ table is checked against the run that it was read from, in f64 and rounded to f3
 """
 
 import warnings
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import numpy as np
@@ -22,7 +22,7 @@ F64_TOLERANCE = 1e-9
 F32_TOLERANCE = 1e-4
 # Step counts from which history and late starts are learnt; all others are checked against them.
 # Schedulers change their ways at 15 steps and below 4.
-_SAMPLE_STEP_COUNTS = (1, 2, 3, 4, 5, 6, 8, 14, 15, 20, 28)
+_SAMPLE_STEP_COUNTS = (1, 2, 3, 4, 5, 7, 14, 15, 18)
 # Keeps the preview of an epsilon model finite where there is no signal at all.
 _LEAST_ALPHA = 1e-3
 
@@ -90,12 +90,20 @@ class SamplerCompiler:
     def _full_probes(self) -> dict[int, Probe]:
         probes: dict[int, Probe] = {}
         for step_count in range(1, self._max_step_count + 1):
-            found = self._tried(lambda count=step_count: self._probe(count))
+            found = self._tried(lambda count=step_count: self._full_probe(count))
             if found is not None:
                 probes[step_count] = found
         if not probes:
             raise NotAffine(self._name, self._refusals[0])
         return probes
+
+    def _full_probe(self, step_count: int) -> Probe:
+        try:
+            return self._probe(step_count)
+        except IndexError:
+            # Where the first two timesteps round to the same number (Karras, from 21 steps on),
+            # diffusers begins with the second and runs off the end. Told the index, it works.
+            return self._probe(step_count, told_index=True)
 
     def _tried(self, work: Callable[[], T]) -> T | None:
         """Returns what `work` returns; None, with the reason noted, where the scheduler fails."""
@@ -113,18 +121,26 @@ class SamplerCompiler:
             return f"the scheduler was trained on {limit} steps"
         return f"{type(self._scheduler).__name__} refuses: {str(exc)[:160]}"
 
-    def _probe(self, step_count: int, start_step: int = 0, row_limit: int | None = None) -> Probe:
+    def _probe(
+        self,
+        step_count: int,
+        start_step: int = 0,
+        row_limit: int | None = None,
+        *,
+        told_index: bool = False,
+    ) -> Probe:
         """Returns a run from `start_step`, set up as diffusers' pipelines do."""
-        self._begin(step_count, start_step)
+        self._scheduler.set_timesteps(step_count)
+        if start_step or told_index:
+            self._tell_index(start_step)
         first_row = start_step * self._rows_per_step
         found = probe(self._scheduler, self._name, first_row=first_row, row_limit=row_limit)
         if not all(map(_finite, (found.lane_latents, found.latent_parts, found.output_parts))):
             raise ArithmeticError("its values are not finite")
         return found
 
-    def _begin(self, step_count: int, start_step: int) -> None:
-        self._scheduler.set_timesteps(step_count)
-        if start_step and hasattr(self._scheduler, "set_begin_index"):
+    def _tell_index(self, start_step: int) -> None:
+        if hasattr(self._scheduler, "set_begin_index"):
             self._scheduler.set_begin_index(start_step * self._rows_per_step)
 
     def _history(self, probes: dict[int, Probe]) -> int:
@@ -194,18 +210,14 @@ class SamplerCompiler:
     def _starts(self, step_count: int) -> Doubles:
         """Returns `[1 + step_count, 2]`: signal and noise of text to image and of each start."""
         starts = np.full((1 + step_count, 2), np.nan)
-        self._begin(step_count, 0)
+        self._scheduler.set_timesteps(step_count)
         starts[0] = 0.0, float(self._scheduler.init_noise_sigma)
         for start_step in range(step_count):
-            self._begin_picture(start_step)
+            self._tell_index(start_step)
             timestep = self._scheduler.timesteps[start_step * self._rows_per_step :][:1]
             mix = self._tried(lambda first=timestep: probe_start(self._scheduler, first))
             starts[1 + start_step] = (np.nan, np.nan) if mix is None else mix
         return starts
-
-    def _begin_picture(self, start_step: int) -> None:
-        if hasattr(self._scheduler, "set_begin_index"):
-            self._scheduler.set_begin_index(start_step * self._rows_per_step)
 
 
 def _finite(values: Doubles) -> bool:

@@ -5,12 +5,15 @@ so the tables sample what that user's pipeline samples. A scheduler that clips, 
 otherwise not affine is refused by name, with the reason, rather than approximated.
 """
 
+import os
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from multiprocessing import get_context
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from ..errors import ModelNotReady
 from ..models.folder import ModelFolder
@@ -21,6 +24,8 @@ if TYPE_CHECKING:
 
 SCHEDULES_NAME = "schedules.npz"
 DEFAULT_MAX_STEP_COUNT = 100
+# Up to here compiling takes less time than starting processes for it.
+_SMALL_STEP_COUNT = 24
 
 Progress = Callable[[float, str], None]
 
@@ -33,22 +38,26 @@ class SamplerRecipe:
     overrides: Mapping[str, Any] = field(default_factory=dict[str, Any])
 
 
+# Scheduler configuration, sampler, recipe, most steps.
+Job: TypeAlias = tuple[dict[str, Any], str, SamplerRecipe, int]
+
 _MULTISTEP = "DPMSolverMultistepScheduler"
+# Those that take longest first, so that the processes that compile them end together.
 RECIPES: Mapping[str, SamplerRecipe] = {
-    "ddim": SamplerRecipe("DDIMScheduler"),
-    "ddpm": SamplerRecipe("DDPMScheduler"),
-    "deis": SamplerRecipe("DEISMultistepScheduler"),
-    "dpmpp_2m": SamplerRecipe(_MULTISTEP),
+    "unipc": SamplerRecipe("UniPCMultistepScheduler"),
+    "pndm": SamplerRecipe("PNDMScheduler"),
+    "dpmpp_3m": SamplerRecipe(_MULTISTEP, {"solver_order": 3}),
     "dpmpp_2m_karras": SamplerRecipe(_MULTISTEP, {"use_karras_sigmas": True}),
     "dpmpp_2m_sde": SamplerRecipe(_MULTISTEP, {"algorithm_type": "sde-dpmsolver++"}),
-    "dpmpp_3m": SamplerRecipe(_MULTISTEP, {"solver_order": 3}),
+    "dpmpp_2m": SamplerRecipe(_MULTISTEP),
+    "deis": SamplerRecipe("DEISMultistepScheduler"),
+    "heun": SamplerRecipe("HeunDiscreteScheduler"),
+    "ddim": SamplerRecipe("DDIMScheduler"),
+    "ddpm": SamplerRecipe("DDPMScheduler"),
     "euler": SamplerRecipe("EulerDiscreteScheduler"),
     "euler_ancestral": SamplerRecipe("EulerAncestralDiscreteScheduler"),
-    "heun": SamplerRecipe("HeunDiscreteScheduler"),
     "lcm": SamplerRecipe("LCMScheduler"),
     "lms": SamplerRecipe("LMSDiscreteScheduler"),
-    "pndm": SamplerRecipe("PNDMScheduler"),
-    "unipc": SamplerRecipe("UniPCMultistepScheduler"),
 }
 
 
@@ -100,25 +109,51 @@ def compile_samplers(
     path: Path = Path(SCHEDULES_NAME),
 ) -> ScheduleReport:
     """Returns every sampler compiled for a `scheduler_config.json`; writes nothing."""
+    with _quiet_diffusers():
+        default, recipes = with_own_sampler(own_scheduler(scheduler_config))
+    jobs = [(dict(scheduler_config), name, recipes[name], max_step_count) for name in recipes]
+    samplers: dict[str, CompiledSampler] = {}
+    refused: dict[str, str] = {}
+    for done, (name, outcome) in enumerate(_compiled(jobs)):
+        if progress is not None:
+            progress((done + 1) / len(jobs), name)
+        if isinstance(outcome, str):
+            refused[name] = outcome
+        else:
+            samplers[name] = outcome
+    return ScheduleReport(path, default, samplers, refused)
+
+
+def _compiled(jobs: Sequence[Job]) -> Iterator[tuple[str, "CompiledSampler | str"]]:
+    """Yields each job's sampler, or why it is refused, in the order of the jobs."""
+    process_count = min(len(jobs), os.cpu_count() or 1)
+    if process_count == 1 or jobs[0][-1] <= _SMALL_STEP_COUNT:
+        yield from map(compile_job, jobs)
+        return
+    # Spawned, because a fork of a process with torch's and gRPC's threads can hang.
+    with ProcessPoolExecutor(process_count, mp_context=get_context("spawn")) as pool:
+        yield from pool.map(compile_job, jobs)
+
+
+def compile_job(job: Job) -> tuple[str, "CompiledSampler | str"]:
+    """Returns the name and the compiled sampler of a job, or why it is refused."""
+    import torch
+
     from .probing import NotAffine
     from .sampler_compiler import SamplerCompiler
 
-    with _quiet_diffusers():
-        own = own_scheduler(scheduler_config)
-        default, recipes = with_own_sampler(own)
-        samplers: dict[str, CompiledSampler] = {}
-        refused: dict[str, str] = {}
-        for index, (name, recipe) in enumerate(recipes.items()):
-            if progress is not None:
-                progress(index / len(recipes), name)
-            try:
-                scheduler = make_scheduler(own, name, recipe)
-                samplers[name] = SamplerCompiler(name, scheduler, max_step_count).run()
-            except NotAffine as exc:
-                refused[name] = exc.why
-    if progress is not None:
-        progress(1.0, default)
-    return ScheduleReport(path, default, samplers, refused)
+    config, name, recipe, max_step_count = job
+    thread_count = torch.get_num_threads()
+    # The tensors are tiny: a second thread only waits.
+    torch.set_num_threads(1)
+    try:
+        with _quiet_diffusers():
+            scheduler = make_scheduler(own_scheduler(config), name, recipe)
+            return name, SamplerCompiler(name, scheduler, max_step_count).run()
+    except NotAffine as exc:
+        return name, exc.why
+    finally:
+        torch.set_num_threads(thread_count)
 
 
 def own_scheduler(config: Mapping[str, Any]) -> Any:

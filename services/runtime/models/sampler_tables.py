@@ -14,6 +14,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, cast
+from zipfile import BadZipFile
 
 import numpy as np
 from numpy.typing import NDArray
@@ -253,7 +254,7 @@ class SamplerTables:
         try:
             with np.load(path, allow_pickle=False) as stored:
                 return cls._from_arrays(cast(Mapping[str, Any], stored))
-        except (OSError, ValueError, KeyError, EOFError, TypeError) as exc:
+        except (OSError, ValueError, KeyError, EOFError, TypeError, BadZipFile) as exc:
             raise ModelNotReady(f"{path} holds no sampler tables: {exc}; build again") from exc
 
     @classmethod
