@@ -4,6 +4,8 @@ from sangsang.stages.v1alpha1 import preprocessing_service_pb2, tensor_pb2
 
 from ..runtime.engines.engine import Engine
 from ..runtime.errors import FieldViolation, InvalidRequest
+from ..runtime.models.folder import ModelFolder
+from ..runtime.noise import MAX_SEED, MIN_ELEMENT_COUNT
 from ..runtime.tensors import to_proto
 from .latents import LatentRequest, PreparedLatents
 from .pictures import PictureLimits, picture_violations
@@ -12,7 +14,7 @@ from .pictures import PictureLimits, picture_violations
 def to_latent_request(
     request: preprocessing_service_pb2.PrepareLatentsRequest,
     *,
-    size_multiple_px: int,
+    folder: ModelFolder,
     max_side_px: int,
     limits: PictureLimits,
 ) -> LatentRequest:
@@ -20,7 +22,7 @@ def to_latent_request(
 
     Args:
         request: the call.
-        size_multiple_px: what the model's widths and heights must be multiples of.
+        folder: the model, for the sizes that it can make.
         max_side_px: largest width and height.
         limits: what initial images are too large.
 
@@ -31,10 +33,12 @@ def to_latent_request(
     violations = [
         violation
         for field, value in (("width_px", request.width_px), ("height_px", request.height_px))
-        for violation in _side_violations(field, value, size_multiple_px, max_side_px)
+        for violation in _side_violations(field, value, folder.size_multiple_px, max_side_px)
     ]
+    if not violations:
+        violations += _area_violations(request, folder)
     if request.seed < 0:
-        text = f"must be from 0 to 9223372036854775807, got {request.seed}"
+        text = f"must be from 0 to {MAX_SEED}, got {request.seed}"
         violations.append(FieldViolation("seed", text))
     if request.initial_image:
         violations += picture_violations(request.initial_image, limits)
@@ -74,3 +78,13 @@ def _side_violations(
         return []
     text = f"must be a multiple of {multiple_px} up to {max_side_px}, got {value}"
     return [FieldViolation(field, text)]
+
+
+def _area_violations(
+    request: preprocessing_service_pb2.PrepareLatentsRequest, folder: ModelFolder
+) -> list[FieldViolation]:
+    latents = request.width_px * request.height_px // folder.vae_scale**2
+    if folder.latent_channels * latents >= MIN_ELEMENT_COUNT:
+        return []
+    text = f"width_px * height_px must give at least {MIN_ELEMENT_COUNT} values of noise"
+    return [FieldViolation("width_px", text)]

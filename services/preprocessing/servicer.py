@@ -67,7 +67,7 @@ class PreprocessingStage(services.PreprocessingServiceServicer):
         preparer = self._find(request.model_id)
         latent_request = to_latent_request(
             request,
-            size_multiple_px=preparer.folder.size_multiple_px,
+            folder=preparer.folder,
             max_side_px=self._settings.max_side_px,
             limits=self._limits,
         )

@@ -1,5 +1,6 @@
 """An engine and a model folder that a test can bend, for the cores of the light stages."""
 
+import asyncio
 import threading
 from collections.abc import Callable, Mapping
 from types import SimpleNamespace
@@ -62,3 +63,10 @@ def fake_folder(**changes: Any) -> Any:
         "embedding_width": 8,
     }
     return SimpleNamespace(**{**values, **changes})
+
+
+async def until(condition: Callable[[], bool], *, timeout_s: float = 5.0) -> None:
+    """Returns once `condition()` holds; for what a thread changes, where there is no event."""
+    async with asyncio.timeout(timeout_s):
+        while not condition():  # noqa: ASYNC110 a thread cannot set the loop's events
+            await asyncio.sleep(0.001)
