@@ -18,6 +18,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from ..models.sampler_tables import Floats
+
 Doubles = NDArray[np.float64]
 
 # Ordinary elements behind the unknowns.
@@ -82,7 +84,7 @@ class _NoiseProbe:
         return self.noise
 
 
-def lane_model(latents: Doubles, timestep: float) -> Doubles:
+def lane_model(latents: Floats, timestep: float) -> Floats:
     """Returns the "model output" of the lanes: bounded, nonlinear, different at each timestep."""
     return np.tanh(3 * latents + np.linspace(-1, 1, latents.size)) * math.cos(timestep)
 

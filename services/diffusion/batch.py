@@ -1,0 +1,88 @@
+"""One step of a batch of jobs: gather their rows, run the network, scatter the results."""
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from ..runtime.engines.engine import Array, Engine
+from ..runtime.errors import CorruptTensor, StageFailed
+from ..runtime.models.preview_map import PreviewMap
+from .jobs import Picture
+from .rows import Rows
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class StepResult:
+    """What a step did for one job: a preview if one was due, or the error that ends the job."""
+
+    preview: Picture | None = None
+    error: CorruptTensor | None = None
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class BatchResult:
+    """One step of a batch.
+
+    Attributes:
+        members: the result of each job, in the order of the batch.
+        started_ns: wall clock at the start, in nanoseconds since the epoch.
+        ended_ns: wall clock at the end.
+        seconds: duration.
+    """
+
+    members: tuple[StepResult, ...]
+    started_ns: int
+    ended_ns: int
+    seconds: float
+
+
+def run_batch(
+    engine: Engine, members: Sequence[Rows], preview_map: PreviewMap | None
+) -> BatchResult:
+    """Returns what one UNet evaluation did for each job. Blocks: for the engine's thread.
+
+    Args:
+        engine: takes `sample`, `timestep` and `encoder_hidden_states`, gives `out_sample`.
+        members: jobs of one batch key.
+        preview_map: what draws previews; None draws none.
+
+    Raises:
+        Exception: whatever the engine raises; the jobs are as they were before.
+    """
+    started_ns, started_s = time.time_ns(), time.perf_counter()
+    inputs = _gather(members)
+    outputs = engine.infer(inputs)["out_sample"]
+    if outputs.shape != inputs["sample"].shape:
+        raise StageFailed(f"the network gave {outputs.shape} for {inputs['sample'].shape}")
+    results: list[StepResult] = []
+    first = 0
+    with np.errstate(over="ignore", invalid="ignore"):
+        for member in members:
+            part = outputs[first : first + member.row_count]
+            first += member.row_count
+            results.append(_advance(member, part, preview_map))
+    seconds = time.perf_counter() - started_s
+    return BatchResult(tuple(results), started_ns, time.time_ns(), seconds)
+
+
+def _gather(members: Sequence[Rows]) -> dict[str, Array]:
+    row_count = sum(member.row_count for member in members)
+    one = members[0].job
+    sample = np.empty((row_count, *one.noise.shape), np.float32)
+    timestep = np.empty(row_count, np.float32)
+    contexts = np.empty((row_count, *one.contexts[0].shape), np.float32)
+    first = 0
+    for member in members:
+        part = slice(first, first + member.row_count)
+        member.fill(sample[part], timestep[part], contexts[part])
+        first = part.stop
+    return {"sample": sample, "timestep": timestep, "encoder_hidden_states": contexts}
+
+
+def _advance(member: Rows, outputs: Array, preview_map: PreviewMap | None) -> StepResult:
+    try:
+        return StepResult(preview=member.advance(outputs, preview_map))
+    except CorruptTensor as error:
+        return StepResult(error=error)
