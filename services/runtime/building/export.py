@@ -98,7 +98,7 @@ def export_module(folder: ModelFolder, module: ModuleName, network: nn.Module) -
         with _quiet():
             model = _trace(folder, module, network)
             weights = _detach_weights(model.graph, folder.weights(module))
-            optimizer.optimize_ir(model)
+            _fold(model)
     except Exception as exc:
         raise ExportFailed(f"{module} cannot be exported: {exc}") from exc
     shapes = _attach_references(model.graph, weights)
@@ -128,6 +128,23 @@ def _trace(folder: ModelFolder, module: ModuleName, network: nn.Module) -> ir.Mo
     if program is None:
         raise ExportFailed("the exporter returned nothing")
     return program.model
+
+
+def _fold(model: ir.Model) -> None:
+    # onnxscript's default optimiser also runs its rewrite rules: 16 s for a UNet of Stable
+    # Diffusion's shape against 0.4 s, to save 110 of 1,840 small nodes and no time in the engine.
+    passes.InlinePass()(model)
+    optimizer.fold_constants(model)
+    for clean in (
+        passes.RemoveUnusedNodesPass(),
+        passes.RemoveUnusedFunctionsPass(),
+        passes.RemoveUnusedOpsetsPass(),
+        passes.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0),
+        passes.DeduplicateInitializersPass(),
+        passes.CommonSubexpressionEliminationPass(),
+        passes.NameFixPass(),
+    ):
+        clean(model)
 
 
 def _detach_weights(graph: ir.Graph, store: WeightStore) -> dict[str, ir.Value]:
