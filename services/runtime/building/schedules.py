@@ -17,12 +17,11 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 from ..errors import ModelNotReady
 from ..models.folder import ModelFolder
-from ..models.sampler_tables import SamplerTables
+from ..models.sampler_tables import SCHEDULES_NAME, SamplerTables
 
 if TYPE_CHECKING:
     from .sampler_compiler import CompiledSampler
 
-SCHEDULES_NAME = "schedules.npz"
 DEFAULT_MAX_STEP_COUNT = 100
 # Up to here compiling takes less time than starting processes for it.
 _SMALL_STEP_COUNT = 24
@@ -202,7 +201,8 @@ def with_own_sampler(own: Any) -> tuple[str, dict[str, SamplerRecipe]]:
     if matching:
         # Overrides that its configuration has already change nothing: it is its own recipe.
         return max(matching)[1], dict(RECIPES)
-    short = re.sub(r"(?<!^)(?=[A-Z])", "_", name.removesuffix("Scheduler")).lower()
+    words = r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])"
+    short = re.sub(words, "_", name.removesuffix("Scheduler")).lower()
     return short, {short: SamplerRecipe(name), **RECIPES}
 
 

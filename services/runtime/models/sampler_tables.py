@@ -23,6 +23,7 @@ from ..errors import FieldViolation, ModelNotReady
 
 Floats = NDArray[np.floating[Any]]
 
+SCHEDULES_NAME = "schedules.npz"
 FORMAT_VERSION = 1
 # Latents and outputs that a step may look back on, the current ones included.
 MAX_HISTORY = 4
