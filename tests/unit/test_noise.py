@@ -5,6 +5,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
 from sangsang.services.runtime.noise import MAX_SEED, TorchGenerator
 
 # torch's vectorised log and cos against numpy's.
