@@ -270,6 +270,8 @@ async def test_a_call_cancelled_while_it_waits_does_no_work(serve, spans, name):
         assert caught.value.code() is grpc.StatusCode.DEADLINE_EXCEEDED
         # The server learns of both a moment after the caller.
         await until(lambda: len(spans.named(METHODS[name], server=True)) == 3)
+        # And the thread's queue a turn of the loop after that.
+        await asyncio.sleep(0.05)
         gate.open.set()
         await first
         await stub.call(stub.request(5))
