@@ -8,27 +8,16 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, TypeAlias
-
-import numpy as np
+from typing import Literal, TypeAlias
 
 from ..engines.cache import BuildKey, DamagedBuild, EngineCache, NotBuilt
 from ..engines.loading import BACKENDS, find_build, resolve_cache
 from ..engines.weightless import GRAPH_NAME, write_weight_list
 from ..errors import ModelNotReady
 from ..models.folder import MODULE_NAMES, ModelFolder, ModuleName
-
-if TYPE_CHECKING:
-    from torch import nn
+from .failures import CheckReport, ExportFailed
 
 Phase: TypeAlias = Literal["looking", "loading", "exporting", "checking", "done"]
-
-# Largest difference allowed between the engine and torch, as a share of the largest output (at
-# least 1). Both compute in f32 and sum in another order: 1e-5 is usual, a wrong graph is off by 1.
-TOLERANCE = 5e-4
-# Rows and sides of the checks, in the smallest sizes that the module takes. One row, odd rows,
-# several rows; square and not; none of them the sizes that the tracer saw.
-_CHECKS: tuple[tuple[int, tuple[int, int]], ...] = ((1, (4, 4)), (2, (3, 5)), (5, (4, 2)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +49,8 @@ class ModuleReport:
         seconds: time it took.
         size_bytes: bytes of what was stored, weights excluded.
         max_difference: largest absolute difference from torch over all checks; None when reused.
+        row_exact: whether a row got the same bits in batches of every size that was tried, on
+            this machine with one thread; None when reused.
         reused: whether a sound build was there already.
         path: folder of the build.
     """
@@ -68,6 +59,7 @@ class ModuleReport:
     seconds: float
     size_bytes: int
     max_difference: float | None
+    row_exact: bool | None
     reused: bool
     path: Path
 
@@ -150,8 +142,8 @@ def _build_module(
     with place.writing(key) as target:
         # Another process may have built it while this one waited for the lock.
         found = _find(folder, key, place, beside)
-        difference = None if found else _export_and_check(folder, module, target, report)
-    return _module_report(key, found or place.entry_path(key), started, difference)
+        check = None if found else _export_and_check(folder, module, target, report)
+    return _module_report(key, found or place.entry_path(key), started, check)
 
 
 def _find(folder: ModelFolder, key: BuildKey, place: EngineCache, beside: bool) -> Path | None:
@@ -162,25 +154,27 @@ def _find(folder: ModelFolder, key: BuildKey, place: EngineCache, beside: bool) 
 
 
 def _module_report(
-    key: BuildKey, path: Path, started: float, difference: float | None
+    key: BuildKey, path: Path, started: float, check: CheckReport | None
 ) -> ModuleReport:
     return ModuleReport(
         module=key.module,
         seconds=time.perf_counter() - started,
         size_bytes=sum(file.stat().st_size for file in path.iterdir()),
-        max_difference=difference,
-        reused=difference is None,
+        max_difference=check.max_difference if check else None,
+        row_exact=check.row_exact if check else None,
+        reused=check is None,
         path=path,
     )
 
 
 def _export_and_check(
     folder: ModelFolder, module: ModuleName, target: Path, report: Callable[[Phase], None]
-) -> float:
+) -> CheckReport:
     report("loading")
     try:
         from ..engines.torch_modules import load_module
-        from .export import ExportFailed, export_module
+        from .checking import check_export
+        from .export import export_module
     except ImportError as exc:
         raise ModelNotReady(
             f"building needs {exc.name}, which is not installed; "
@@ -196,48 +190,3 @@ def _export_and_check(
         return check_export(folder, module, target, network)
     except ExportFailed as exc:
         raise ModelNotReady(f"{folder.model_id}: {exc}") from exc
-
-
-def check_export(
-    folder: ModelFolder, module: ModuleName, build: Path, network: "nn.Module"
-) -> float:
-    """Returns the largest absolute difference between a build and torch over several shapes.
-
-    Args:
-        folder: the model.
-        module: which module.
-        build: folder with the graph.
-        network: the module in torch.
-
-    Raises:
-        ExportFailed: the difference exceeds `TOLERANCE`, or a value is not finite.
-    """
-    import torch
-
-    from ..engines.onnx_runtime import OnnxRuntimeEngine
-    from .export import ExportFailed, example_inputs
-
-    engine = OnnxRuntimeEngine(folder, module, build, threads=torch.get_num_threads())
-    largest = 0.0
-    for seed, (batch, sides) in enumerate(_CHECKS):
-        inputs = example_inputs(folder, module, batch, sides, seed)
-        with torch.inference_mode():
-            expected = network(*map(torch.from_numpy, inputs.values())).numpy()
-        actual = engine.infer(inputs)[engine.outputs[0].name]
-        difference = _difference(expected, actual)
-        if not difference <= TOLERANCE * max(1.0, float(np.abs(expected).max())):
-            shapes = {name: list(array.shape) for name, array in inputs.items()}
-            raise ExportFailed(
-                f"the export of {module} differs from torch by {difference:.2e} for {shapes}; "
-                "please report the model's configuration"
-            )
-        largest = max(largest, difference)
-    engine.close()
-    return largest
-
-
-def _difference(expected: np.ndarray[Any, Any], actual: np.ndarray[Any, Any]) -> float:
-    if expected.shape != actual.shape:
-        return float("inf")
-    # NaN anywhere makes the result NaN, which no comparison lets pass.
-    return float(np.abs(expected - actual).max())

@@ -24,6 +24,8 @@ from torch import nn
 from ..engines.signatures import signature
 from ..models.folder import ModelFolder, ModuleName
 from ..models.weights import WeightStore
+from .failures import ExportFailed
+from .row_exact import make_row_exact
 
 OPSET = 21
 # Where the references point. No such file exists: a backend that ignores the list of weights
@@ -35,10 +37,6 @@ WEIGHTS_LOCATION = "weights"
 _EXAMPLE_BATCH = 3
 _EXAMPLE_SIDES = (2, 3)
 _DYNAMIC = {2: "height", 3: "width"}
-
-
-class ExportFailed(Exception):
-    """The module cannot be exported, or what was exported computes something else."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,6 +97,8 @@ def export_module(folder: ModelFolder, module: ModuleName, network: nn.Module) -
             model = _trace(folder, module, network)
             weights = _detach_weights(model.graph, folder.weights(module))
             _fold(model)
+            make_row_exact(model.graph)
+            passes.NameFixPass()(model)
     except Exception as exc:
         raise ExportFailed(f"{module} cannot be exported: {exc}") from exc
     shapes = _attach_references(model.graph, weights)
@@ -142,7 +142,6 @@ def _fold(model: ir.Model) -> None:
         passes.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0),
         passes.DeduplicateInitializersPass(),
         passes.CommonSubexpressionEliminationPass(),
-        passes.NameFixPass(),
     ):
         clean(model)
 
