@@ -87,8 +87,10 @@ class PostprocessingStage(services.PostprocessingServiceServicer):
         """Loads every model and runs each decoder once.
 
         Raises:
-            ModelNotReady: a folder cannot be served, or two have the same ID.
+            ModelNotReady: there is no model, one cannot be served, or two have the same ID.
         """
+        if not self._settings.models:
+            raise ModelNotReady("no model to serve; set SANGSANG_MODELS to its folder")
         for path in self._settings.models:
             finisher = await self._engine_worker.run(self._open, path)
             decoder = finisher.decoder

@@ -95,8 +95,10 @@ class PreprocessingStage(services.PreprocessingServiceServicer):
         """Loads every model and runs each encoder once.
 
         Raises:
-            ModelNotReady: a folder cannot be served, or two have the same ID.
+            ModelNotReady: there is no model, one cannot be served, or two have the same ID.
         """
+        if not self._settings.models:
+            raise ModelNotReady("no model to serve; set SANGSANG_MODELS to its folder")
         for path in self._settings.models:
             preparer = await self._workers.engine.run(self._open, path)
             model_id = preparer.folder.model_id

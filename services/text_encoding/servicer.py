@@ -83,8 +83,10 @@ class TextEncodingStage(services.TextEncodingServiceServicer):
         """Loads every model and runs each encoder once.
 
         Raises:
-            ModelNotReady: a folder cannot be served, or two have the same ID.
+            ModelNotReady: there is no model, one cannot be served, or two have the same ID.
         """
+        if not self._settings.models:
+            raise ModelNotReady("no model to serve; set SANGSANG_MODELS to its folder")
         for path in self._settings.models:
             model_id, encoder = await self._worker.run(self._open, path)
             if model_id in self._encoders:

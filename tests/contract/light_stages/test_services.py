@@ -335,6 +335,13 @@ async def test_two_models_of_one_name_are_refused(serve, name, random_model):
 
 
 @every_stage
+async def test_a_service_without_a_model_does_not_start(serve, name):
+    with pytest.raises(ModelNotReady, match="SANGSANG_MODELS"):
+        async with serve(name, models=()):
+            pass
+
+
+@every_stage
 async def test_while_loading_callers_are_told_to_come_back(make_stage, name):
     stage = make_stage(name)
     with pytest.raises(StageUnavailable, match="still loading"):
