@@ -134,7 +134,7 @@ def run_table(table, dtype, draw):
 
 
 def torch_draws(seed, name):
-    """f64 noise from torch, as the scheduler draws it: the SDE one draws f32 whatever it is given."""
+    """f64 noise from torch, as the scheduler draws it; the SDE one always draws f32."""
     generator = torch.Generator("cpu").manual_seed(seed)
     dtypes = iter([torch.float64])
     rest = torch.float32 if name == "dpmpp_2m_sde" else torch.float64
