@@ -86,44 +86,16 @@ def make_random_model(
         scheduler: fields of the DDIM scheduler's configuration to change.
     """
     import torch
-    from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline
-    from diffusers import UNet2DConditionModel
-    from transformers import CLIPTextConfig, CLIPTextModel
+    from diffusers import StableDiffusionPipeline
 
-    text = _TEXT[variant]
-    tokenizer = _make_tokenizer(text["max_position_embeddings"])
+    tokenizer = _make_tokenizer(_TEXT[variant]["max_position_embeddings"])
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        text_encoder = CLIPTextModel(
-            CLIPTextConfig(
-                vocab_size=len(tokenizer),
-                bos_token_id=tokenizer.bos_token_id,
-                eos_token_id=tokenizer.eos_token_id,
-                pad_token_id=tokenizer.pad_token_id,
-                **text,
-            )
-        )
-        unet_model = UNet2DConditionModel(
-            **{**_UNET[variant], "cross_attention_dim": text["hidden_size"], **(unet or {})}
-        )
-        levels = len(_VAE[variant]["block_out_channels"])
-        vae_model = AutoencoderKL(
-            down_block_types=("DownEncoderBlock2D",) * levels,
-            up_block_types=("UpDecoderBlock2D",) * levels,
-            **{**_VAE[variant], **(vae or {})},
-        )
-        for model in (text_encoder, unet_model, vae_model):
-            _perturb(model)
+        networks = _make_networks(variant, tokenizer, unet or {}, vae or {})
     pipeline = StableDiffusionPipeline(
-        vae=vae_model,
-        text_encoder=text_encoder,
+        **networks,
         tokenizer=tokenizer,
-        unet=unet_model,
-        scheduler=DDIMScheduler(
-            **{"clip_sample": False, "set_alpha_to_one": False, "steps_offset": 1}
-            | {"beta_schedule": "scaled_linear", "beta_start": 0.00085, "beta_end": 0.012}
-            | (scheduler or {})
-        ),
+        scheduler=_make_scheduler(scheduler or {}),
         safety_checker=None,
         feature_extractor=None,
         requires_safety_checker=False,
@@ -137,6 +109,47 @@ def make_random_model(
         max_shard_size=max_shard_size,
     )
     return path
+
+
+def _make_networks(
+    variant: Variant, tokenizer: Any, unet: dict[str, Any], vae: dict[str, Any]
+) -> dict[str, Any]:
+    from diffusers import AutoencoderKL, UNet2DConditionModel
+    from transformers import CLIPTextConfig, CLIPTextModel
+
+    text = _TEXT[variant]
+    special = {
+        f"{name}_token_id": getattr(tokenizer, f"{name}_token_id") for name in ("bos", "eos", "pad")
+    }
+    levels = len({**_VAE[variant], **vae}["block_out_channels"])
+    networks: dict[str, Any] = {
+        "text_encoder": CLIPTextModel(CLIPTextConfig(vocab_size=len(tokenizer), **special, **text)),
+        "unet": UNet2DConditionModel(
+            **{**_UNET[variant], "cross_attention_dim": text["hidden_size"], **unet}
+        ),
+        "vae": AutoencoderKL(
+            down_block_types=("DownEncoderBlock2D",) * levels,
+            up_block_types=("UpDecoderBlock2D",) * levels,
+            **{**_VAE[variant], **vae},
+        ),
+    }
+    for network in networks.values():
+        _perturb(network)
+    return networks
+
+
+def _make_scheduler(fields: dict[str, Any]) -> Any:
+    from diffusers import DDIMScheduler
+
+    defaults = {
+        "beta_schedule": "scaled_linear",
+        "beta_start": 0.00085,
+        "beta_end": 0.012,
+        "clip_sample": False,
+        "set_alpha_to_one": False,
+        "steps_offset": 1,
+    }
+    return DDIMScheduler(**{**defaults, **fields})
 
 
 def _perturb(model: Any) -> None:

@@ -1,23 +1,28 @@
-"""Builds all modules of a model: exports each, checks it against torch, stores it, skips the rest.
+"""Builds all that serving a model needs: its modules, then its sampler tables and preview map.
 
-What is stored is what was checked: the check runs the very files that will be served, through the
-engine that will serve them.
+Each module is exported, checked against torch and stored; what is there already is skipped. What
+is stored is what was checked: the very files that will be served, in the engine that will serve
+them.
 """
 
+import shutil
 import time
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, TypeAlias
 
-from ..engines.cache import BuildKey, DamagedBuild, EngineCache, NotBuilt
+from ..engines.cache import ENTRY_NAME, BuildKey, EngineCache
 from ..engines.loading import BACKENDS, find_build, resolve_cache
 from ..engines.weightless import GRAPH_NAME, write_weight_list
 from ..errors import ModelNotReady
 from ..models.folder import MODULE_NAMES, ModelFolder, ModuleName
 from .failures import CheckReport, ExportFailed
+from .sampling import SamplingReport, build_sampling
+from .schedules import DEFAULT_MAX_STEP_COUNT
 
-Phase: TypeAlias = Literal["looking", "loading", "exporting", "checking", "done"]
+Phase: TypeAlias = Literal["looking", "loading", "exporting", "checking", "compiling", "done"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,16 +30,16 @@ class BuildProgress:
     """Where a build stands.
 
     Attributes:
-        module: the module that is worked on.
+        part: what is worked on: a module, or `samplers`.
         phase: what is done with it.
-        done_count: modules that are done.
-        module_count: modules in all.
+        done_count: parts that are done.
+        part_count: parts in all.
     """
 
-    module: ModuleName
+    part: str
     phase: Phase
     done_count: int
-    module_count: int
+    part_count: int
 
 
 Progress: TypeAlias = Callable[[BuildProgress], None]
@@ -73,12 +78,14 @@ class BuildReport:
         backend: what it was built for.
         seconds: time it took.
         modules: one for each module; none for a backend that needs no build.
+        sampling: what was done for the sampler tables and the preview map.
     """
 
     model_id: str
     backend: str
     seconds: float
     modules: tuple[ModuleReport, ...]
+    sampling: SamplingReport
 
 
 def build_model(
@@ -87,19 +94,19 @@ def build_model(
     backend: str = "onnxruntime",
     cache_dir: EngineCache | Path | None = None,
     beside: bool = False,
+    max_step_count: int = DEFAULT_MAX_STEP_COUNT,
     progress: Progress | None = None,
 ) -> BuildReport:
-    """Builds every module of a model that is not built yet.
+    """Builds what serving a model needs and is not built yet.
 
     Args:
         folder: the model.
         backend: what will run it.
         cache_dir: where builds lie; None takes the user's cache.
         beside: whether to store them in the model's own folder, to be shipped with it.
-        progress: told at each phase of each module.
-
-    Returns:
-        A report with one entry for each module.
+        max_step_count: most denoising steps that a request may ask for; tables take time to
+            compile in proportion. Tables that are there already keep theirs.
+        progress: told at each phase of each part.
 
     Raises:
         ModelNotReady: the packages for building are not installed, a module cannot be exported,
@@ -108,56 +115,88 @@ def build_model(
     if backend not in BACKENDS:
         raise ModelNotReady(f"no backend {backend!r}; there are {', '.join(BACKENDS)}")
     started = time.perf_counter()
-    if backend == "torch":
-        # Eager modules are loaded from the folder itself.
-        return BuildReport(folder.model_id, backend, 0.0, ())
     place = EngineCache.beside(folder) if beside else resolve_cache(cache_dir)
+    # What was built before is copied beside the model rather than built again.
+    source = resolve_cache(cache_dir) if beside else None
+    # Eager torch modules are loaded from the folder itself.
+    modules = () if backend == "torch" else MODULE_NAMES
     reports: list[ModuleReport] = []
-    for index, module in enumerate(MODULE_NAMES):
+    for index, module in enumerate(modules):
+        tell = _teller(progress, module, index, len(modules) + 1)
+        reports.append(_build_module(folder, module, place, source, tell))
+    tell = _teller(progress, "samplers", len(modules), len(modules) + 1)
+    tell("compiling")
+    with warnings.catch_warnings():
+        # diffusers' schedulers do what newer numpys deprecate; whoever builds cannot help it.
+        warnings.simplefilter("ignore", DeprecationWarning)
+        sampling = build_sampling(
+            folder, backend=backend, cache_dir=place, beside=beside, max_step_count=max_step_count
+        )
+    tell("done")
+    seconds = time.perf_counter() - started
+    return BuildReport(folder.model_id, backend, seconds, tuple(reports), sampling)
 
-        def report(phase: Phase, module: ModuleName = module, done: int = index) -> None:
-            if progress is not None:
-                progress(BuildProgress(module, phase, done, len(MODULE_NAMES)))
 
-        reports.append(_build_module(folder, module, place, beside, report))
-        report("done", done=index + 1)
-    return BuildReport(folder.model_id, backend, time.perf_counter() - started, tuple(reports))
+def _teller(
+    progress: Progress | None, part: str, done_count: int, part_count: int
+) -> Callable[[Phase], None]:
+    def tell(phase: Phase) -> None:
+        if progress is not None:
+            done = done_count + (phase == "done")
+            progress(BuildProgress(part, phase, done, part_count))
+
+    return tell
 
 
 def _build_module(
     folder: ModelFolder,
     module: ModuleName,
     place: EngineCache,
-    beside: bool,
-    report: Callable[[Phase], None],
+    source: EngineCache | None,
+    tell: Callable[[Phase], None],
 ) -> ModuleReport:
     from ..engines.onnx_runtime import build_key
 
     started = time.perf_counter()
-    report("looking")
+    tell("looking")
     key = build_key(folder, module)
-    found = _find(folder, key, place, beside)
-    if found is not None:
-        return _module_report(key, found, started, None)
-    with place.writing(key) as target:
-        # Another process may have built it while this one waited for the lock.
-        found = _find(folder, key, place, beside)
-        check = None if found else _export_and_check(folder, module, target, report)
-    return _module_report(key, found or place.entry_path(key), started, check)
+    beside = source is not None
+    found = _find(folder, key, place, beside=beside)
+    check = None
+    if found is None:
+        with place.writing(key) as target:
+            # Another process may have built it while this one waited for the lock.
+            found = _find(folder, key, place, beside=beside)
+            if found is None and not _copy(key, source, target):
+                check = _export_and_check(folder, module, target, tell)
+    tell("done")
+    return _module_report(module, found or place.entry_path(key), started, check)
 
 
-def _find(folder: ModelFolder, key: BuildKey, place: EngineCache, beside: bool) -> Path | None:
+def _find(folder: ModelFolder, key: BuildKey, place: EngineCache, *, beside: bool) -> Path | None:
     try:
         return place.find(key) if beside else find_build(folder, key, place)
-    except (NotBuilt, DamagedBuild, ModelNotReady):
+    except ModelNotReady:
         return None
 
 
+def _copy(key: BuildKey, source: EngineCache | None, target: Path) -> bool:
+    """Returns whether `source` has a build of the key, copied to `target` if so."""
+    try:
+        found = None if source is None else source.find(key)
+    except ModelNotReady:
+        return False
+    for file in () if found is None else found.iterdir():
+        if file.name != ENTRY_NAME:
+            shutil.copyfile(file, target / file.name)
+    return found is not None
+
+
 def _module_report(
-    key: BuildKey, path: Path, started: float, check: CheckReport | None
+    module: ModuleName, path: Path, started: float, check: CheckReport | None
 ) -> ModuleReport:
     return ModuleReport(
-        module=key.module,
+        module=module,
         seconds=time.perf_counter() - started,
         size_bytes=sum(file.stat().st_size for file in path.iterdir()),
         max_difference=check.max_difference if check else None,
@@ -168,9 +207,9 @@ def _module_report(
 
 
 def _export_and_check(
-    folder: ModelFolder, module: ModuleName, target: Path, report: Callable[[Phase], None]
+    folder: ModelFolder, module: ModuleName, target: Path, tell: Callable[[Phase], None]
 ) -> CheckReport:
-    report("loading")
+    tell("loading")
     try:
         from ..engines.torch_modules import load_module
         from .checking import check_export
@@ -182,11 +221,11 @@ def _export_and_check(
         ) from exc
     try:
         network = load_module(folder, module)
-        report("exporting")
+        tell("exporting")
         exported = export_module(folder, module, network)
         (target / GRAPH_NAME).write_bytes(exported.content)
         write_weight_list(target / GRAPH_NAME, exported.weights)
-        report("checking")
+        tell("checking")
         return check_export(folder, module, target, network)
     except ExportFailed as exc:
         raise ModelNotReady(f"{folder.model_id}: {exc}") from exc

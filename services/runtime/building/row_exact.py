@@ -18,8 +18,10 @@ def make_row_exact(graph: ir.Graph) -> None:
     for node in list(graph):
         if node.op_type == "ReduceMean" and _averages_tokens(node):
             _replace_mean(graph, node)
-        elif node.op_type in ("Sin", "Cos") and _ends_within_vector(node):
-            _replace_wave(graph, node)
+        elif node.op_type in ("Sin", "Cos"):
+            width = _width(node.inputs[0])
+            if width is not None and width % _VECTOR_LANES:
+                _replace_wave(graph, node, width)
 
 
 def _averages_tokens(node: ir.Node) -> bool:
@@ -43,26 +45,23 @@ def _replace_mean(graph: ir.Graph, node: ir.Node) -> None:
     _swap(graph, node, [turned, pooled, back])
 
 
-def _ends_within_vector(node: ir.Node) -> bool:
-    x = node.inputs[0]
-    if x is None or x.shape is None or len(x.shape) != 2:
-        return False
-    width = x.shape[1]
-    return isinstance(width, int) and width % _VECTOR_LANES != 0
+def _width(value: ir.Value | None) -> int | None:
+    """Returns n of a value of shape [B, n]; None for any other shape."""
+    if value is None or value.shape is None or len(value.shape) != 2:
+        return None
+    width = value.shape[1]
+    return width if isinstance(width, int) else None
 
 
-def _replace_wave(graph: ir.Graph, node: ir.Node) -> None:
+def _replace_wave(graph: ir.Graph, node: ir.Node, width: int) -> None:
     """Sine or cosine of [B, n], n no multiple of a vector.
 
     The tail of the whole array is computed by other code than full vectors and differs in the last
     bit, so which rows it touches depends on the batch. Padded rows have no tail.
     """
-    x = node.inputs[0]
-    assert x is not None and x.shape is not None
-    width = int(x.shape[1])  # pyright: ignore[reportArgumentType]
     name = str(node.outputs[0].name)
     padding = _constant(graph, f"{name}_padding", [0, 0, 0, -width % _VECTOR_LANES])
-    padded = ir.node("Pad", [x, padding])
+    padded = ir.node("Pad", [node.inputs[0], padding])
     wave = ir.node(node.op_type, [padded.outputs[0]])
     bounds = [
         _constant(graph, f"{name}_{part}", [value])

@@ -8,7 +8,6 @@ temporary folder and rename it under a lock, so readers never see half an entry.
 import fcntl
 import hashlib
 import json
-import os
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -18,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import ModelNotReady
-from ..models.folder import ModelFolder, ModuleName
+from ..models.folder import ModelFolder
 
 ENTRY_NAME = "entry.json"
 BESIDE_NAME = "engines"
@@ -40,8 +39,8 @@ class BuildKey:
     """Everything that decides the bytes of a build.
 
     Attributes:
-        module: which network, e.g. `unet`.
-        module_digest: `ModelFolder.digest` of it.
+        module: what was built, e.g. `unet`.
+        module_digest: sha256 of what it was built from, e.g. `ModelFolder.digest`.
         backend: e.g. `onnxruntime`.
         backend_version: version of what reads the build; for portable graphs, of their format.
         device: architecture it was compiled for, e.g. `sm_90`; `any` for a portable graph.
@@ -49,7 +48,7 @@ class BuildKey:
         profile: the shapes it takes, e.g. `dynamic`.
     """
 
-    module: ModuleName
+    module: str
     module_digest: str
     backend: str
     backend_version: str
@@ -148,11 +147,11 @@ def _replace(final: Path, temporary: Path) -> None:
     if final.exists():
         # A folder cannot be renamed over a full one: move the old one away first.
         old = temporary.with_name(f"{temporary.name}.old")
-        os.rename(final, old)
-        os.rename(temporary, final)
+        final.rename(old)
+        temporary.rename(final)
         shutil.rmtree(old, ignore_errors=True)
     else:
-        os.rename(temporary, final)
+        temporary.rename(final)
 
 
 @contextmanager

@@ -5,7 +5,7 @@ to f32 and handed to the session before it optimises, so a model's weights exist
 whatever they are stored in.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -75,7 +75,7 @@ class OnnxRuntimeEngine:
         feeds = check_inputs(self._signature, inputs)
         names = [spec.name for spec in self.outputs]
         try:
-            values: list[Any] = session.run(names, feeds)
+            values: Sequence[Any] = session.run(names, feeds)
         # ONNX Runtime's exceptions have no common base of their own.
         except Exception as exc:
             raise StageFailed(f"{self.name} failed in ONNX Runtime: {exc}") from exc

@@ -9,12 +9,11 @@ from typing import Any
 
 import numpy as np
 
-from ..errors import ModelNotReady, StageFailed
+from ..errors import StageFailed
 from ..models.folder import ModelFolder, ModuleName
 from .engine import Array, TensorSpec
 from .signatures import signature
 from .validation import check_inputs
-
 
 BACKEND = "torch"
 
@@ -47,11 +46,7 @@ class TorchEngine:
         self.name: str = module
         self.digest = folder.digest(module)
         self._signature = signature(folder, module)
-        try:
-            self._module: Any = load_module(folder, module)
-        # diffusers and transformers raise many kinds of error for a folder they do not like.
-        except Exception as exc:
-            raise ModelNotReady(f"{folder.path}: {module} cannot be loaded: {exc}") from exc
+        self._module: Any = load_module(folder, module)
 
     @property
     def inputs(self) -> tuple[TensorSpec, ...]:

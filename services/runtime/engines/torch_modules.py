@@ -7,10 +7,12 @@ tensors, so that the eager engine runs and the exporter traces exactly the same 
 from typing import Any
 
 import torch
-from diffusers import AutoencoderKL, UNet2DConditionModel
+from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
+from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 from torch import Tensor, nn
 from transformers import CLIPTextModel
 
+from ..errors import ModelNotReady
 from ..models.folder import ModelFolder, ModuleName
 
 
@@ -71,8 +73,16 @@ def load_module(folder: ModelFolder, module: ModuleName) -> nn.Module:
     """Returns a module of the folder in f32, for inference, on the CPU.
 
     Raises:
-        OSError: diffusers or transformers cannot load it.
+        ModelNotReady: diffusers or transformers cannot load it.
     """
+    try:
+        return _load(folder, module).eval().requires_grad_(False)
+    # Both raise many kinds of error for a folder that they do not like.
+    except Exception as exc:
+        raise ModelNotReady(f"{folder.path}: {module} cannot be loaded: {exc}") from exc
+
+
+def _load(folder: ModelFolder, module: ModuleName) -> nn.Module:
     path = str(folder.component_path(module))
     options: dict[str, Any] = {
         "torch_dtype": torch.float32,
@@ -83,15 +93,12 @@ def load_module(folder: ModelFolder, module: ModuleName) -> nn.Module:
     if module == "text_encoder":
         # The exporter cannot trace the masks of the fused attention.
         options["dtype"] = options.pop("torch_dtype")
-        wrapped = TextEncoder(
-            CLIPTextModel.from_pretrained(path, attn_implementation="eager", **options)
-        )
-    elif module == "unet":
-        wrapped = Unet(UNet2DConditionModel.from_pretrained(path, **options))
-    else:
-        vae = AutoencoderKL.from_pretrained(path, **options)
-        wrapped = VaeEncoder(vae) if module == "vae_encoder" else VaeDecoder(vae)
-    return wrapped.eval().requires_grad_(False)
+        options["attn_implementation"] = "eager"
+        return TextEncoder(CLIPTextModel.from_pretrained(path, **options))
+    if module == "unet":
+        return Unet(UNet2DConditionModel.from_pretrained(path, **options))
+    vae = AutoencoderKL.from_pretrained(path, **options)
+    return VaeEncoder(vae) if module == "vae_encoder" else VaeDecoder(vae)
 
 
 def _variant(folder: ModelFolder, module: ModuleName) -> str | None:

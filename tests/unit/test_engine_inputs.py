@@ -1,0 +1,53 @@
+"""Inputs are checked before a backend sees them."""
+
+import numpy as np
+import pytest
+
+from sangsang.services.runtime.engines.engine import TensorSpec
+from sangsang.services.runtime.engines.signatures import Signature
+from sangsang.services.runtime.engines.validation import check_inputs
+
+F32 = np.dtype(np.float32)
+UNET = Signature(
+    inputs=(
+        TensorSpec("sample", F32, (None, 4, None, None)),
+        TensorSpec("timestep", F32, (None,)),
+    ),
+    outputs=(TensorSpec("out_sample", F32, (None, 4, None, None)),),
+    side_multiple=2,
+)
+
+
+def inputs(**changes):
+    good = {"sample": np.zeros((2, 4, 4, 6), np.float32), "timestep": np.zeros(2, np.float32)}
+    return {**good, **changes}
+
+
+def test_good_inputs_come_back_in_order_and_contiguous():
+    turned = np.zeros((6, 4, 4, 2), np.float32).T
+    checked = check_inputs(UNET, dict(reversed(inputs(sample=turned).items())))
+    assert list(checked) == ["sample", "timestep"]
+    assert checked["sample"].flags.c_contiguous
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"extra": np.zeros(2, np.float32)}, "unknown: extra"),
+        ({"timestep": np.zeros(2, np.int64)}, "timestep must be float32, not int64"),
+        ({"timestep": np.zeros((2, 1), np.float32)}, r"timestep must have shape \[any\]"),
+        ({"sample": np.zeros((2, 3, 4, 6), np.float32)}, r"sample must have shape \[any, 4"),
+        ({"sample": np.zeros((0, 4, 4, 6), np.float32)}, "sample must have shape"),
+        ({"sample": np.zeros((2, 4, 5, 6), np.float32)}, "multiples of 2, not 5x6"),
+        ({"timestep": np.zeros(3, np.float32)}, "different batch sizes"),
+        ({"timestep": [0.0, 1.0]}, "timestep must be a numpy array"),
+    ],
+)
+def test_a_bad_input_is_named(changes, message):
+    with pytest.raises(ValueError, match=message):
+        check_inputs(UNET, inputs(**changes))
+
+
+def test_a_missing_input_is_named():
+    with pytest.raises(ValueError, match="missing: timestep"):
+        check_inputs(UNET, {"sample": np.zeros((2, 4, 4, 6), np.float32)})
