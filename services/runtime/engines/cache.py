@@ -8,6 +8,7 @@ temporary folder and rename it under a lock, so readers never see half an entry.
 import fcntl
 import hashlib
 import json
+import os
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -112,7 +113,9 @@ class EngineCache:
         """
         final = self.entry_path(key)
         final.parent.mkdir(parents=True, exist_ok=True)
-        with _locked(final.parent / f".{final.name}.lock"):
+        # Beside a model no lock file may stay behind: there the folder itself is locked.
+        lock = final.parent if self.single else final.parent / f".{final.name}.lock"
+        with _locked(lock):
             temporary = Path(tempfile.mkdtemp(prefix=f".{final.name}.", dir=final.parent))
             try:
                 yield temporary
@@ -156,9 +159,14 @@ def _replace(final: Path, temporary: Path) -> None:
 
 @contextmanager
 def _locked(path: Path) -> Iterator[None]:
-    with path.open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+    flags = os.O_RDONLY if path.is_dir() else os.O_RDWR | os.O_CREAT
+    descriptor = os.open(path, flags, 0o644)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
         yield
+    finally:
+        # Closing lets go of the lock.
+        os.close(descriptor)
 
 
 def _sha256(file: Path) -> str:
