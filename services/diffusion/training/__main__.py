@@ -33,11 +33,12 @@ def train(
     autoencoder_minutes: Annotated[float, typer.Option(help="Budget of the autoencoder.")] = 20,
     unet_minutes: Annotated[float, typer.Option(help="Budget of UNet and text encoder.")] = 70,
     decoder_minutes: Annotated[float, typer.Option(help="Budget of the decoder's last leg.")] = 8,
+    text_updates: Annotated[int, typer.Option(help="Updates in which prompts get names.")] = 1500,
     compositions: Annotated[int, typer.Option(help="Pictures to learn from.")] = 98_304,
 ) -> None:
     """Train pocket from scratch into FOLDER, or carry on where an earlier run stopped."""
     torch.set_num_threads(1)
-    budgets = recipe.Budgets(autoencoder_minutes, unet_minutes, decoder_minutes)
+    budgets = recipe.Budgets(autoencoder_minutes, text_updates, unet_minutes, decoder_minutes)
     recipe.Recipe(work, workers, budgets, compositions, console).run(folder)
 
 

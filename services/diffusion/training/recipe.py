@@ -30,9 +30,10 @@ _POOL_SEED, _TEXT_SEED, _UNET_SEED = 1, 2, 3
 
 @dataclass(frozen=True, slots=True)
 class Budgets:
-    """Minutes for the three long stages; the others take what they take, some five minutes."""
+    """Minutes for the three long stages, updates for the text encoder's first lessons."""
 
     autoencoder: float
+    text_updates: int
     unet: float
     decoder: float
 
@@ -110,7 +111,8 @@ class Recipe:
             tokenizer = learn_tokenizer(concepts)
             encoder = new_text_encoder(tokenizer)
             artwork = load_artwork(fetch(ARTWORK_PACKAGE, self.work), concepts)
-            teach_names(encoder, tokenizer, concepts, artwork, self._log("text"))
+            updates = self.budgets.text_updates
+            teach_names(encoder, tokenizer, concepts, artwork, self._log("text"), updates)
             tokenizer.save_pretrained(folder)
             torch.save(encoder.state_dict(), folder / "encoder.pt")
         tokenizer = CLIPTokenizer.from_pretrained(folder)
@@ -131,7 +133,10 @@ class Recipe:
             }
             with path.open("a") as log:
                 log.write(json.dumps(line) + "\n")
-            self.console.print(f"{stage}: update {progress.update}, loss {progress.loss:.4f}")
+            self.console.print(
+                f"[dim]{progress.minutes:6.1f} min[/] {stage}: update {progress.update}, "
+                f"loss {progress.loss:.4f}"
+            )
 
         return report
 

@@ -102,7 +102,7 @@ def teach_names(
     concepts: list[Concept],
     artwork: list[Image.Image],
     report: Callable[[Progress], None],
-    updates: int = 1500,
+    updates: int,
     rows: int = 64,
 ) -> float:
     """Trains the encoder to name and sketch what a prompt asks for; returns its last accuracy."""
