@@ -1,7 +1,7 @@
 """`DiffusionService`: finds the model's loop, submits the job, converts its events."""
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from importlib.metadata import version
 from pathlib import Path
 
@@ -27,20 +27,31 @@ from .converters import to_job, to_progress, to_result
 from .jobs import Finished
 from .models import DiffusionModel
 from .settings import DiffusionSettings
+from .step_loop import BatchStep
 
 _log = structlog.get_logger()
 
 
 class DiffusionStage(services.DiffusionServiceServicer):
-    """The diffusion service of one process, all its models included."""
+    """The diffusion service of one process, all its models included.
+
+    Args:
+        settings: of the process.
+        observer: called on the event loop after every step of a batch, e.g. to trace it.
+    """
 
     name = "diffusion"
     service_names: Sequence[str] = (
         messages.DESCRIPTOR.services_by_name["DiffusionService"].full_name,
     )
 
-    def __init__(self, settings: DiffusionSettings) -> None:
+    def __init__(
+        self,
+        settings: DiffusionSettings,
+        observer: Callable[[BatchStep], None] | None = None,
+    ) -> None:
         self._settings = settings
+        self._observer = observer
         self._worker = EngineWorker(self.name, max_pending=settings.max_pending_calls)
         self._models: dict[str, DiffusionModel] = {}
         self._loaded = False
@@ -96,7 +107,8 @@ class DiffusionStage(services.DiffusionServiceServicer):
             model.engine.close()
 
     def _open(self, path: Path) -> DiffusionModel:
-        return DiffusionModel.open(ModelFolder.open(path), self._settings, self._worker)
+        folder = ModelFolder.open(path)
+        return DiffusionModel.open(folder, self._settings, self._worker, self._observer)
 
     def _find(self, request: messages.DenoiseRequest) -> DiffusionModel:
         """Returns a request's model, and notes both in the span and the log.

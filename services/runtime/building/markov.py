@@ -22,7 +22,7 @@ _ELIMINATION_TOLERANCE = 1e-9
 def shortest_history(probe: Probe) -> int | None:
     """Returns the pairs that every step can do with; None if more than `MAX_HISTORY`."""
     for history in range(1, MAX_HISTORY + 1):
-        if all(_window(probe, row, history) is not None for row in range(len(probe.timesteps))):
+        if _windows(probe, history) is not None:
             return history
     return None
 
@@ -35,32 +35,45 @@ def window_rows(probe: Probe, history: int, preview: Doubles) -> Doubles | None:
         history: pairs that a row may look back on.
         preview: `[rows, 2]`, by which latents and output predict the clean latents.
     """
-    rows = np.zeros((len(probe.timesteps), FIXED_COLUMN_COUNT + 2 * history))
-    rows[:, 0] = probe.timesteps
-    rows[:, 1] = probe.input_scales
-    rows[:, 2] = probe.noise_scales
-    rows[:, 3] = probe.draws_noise
-    rows[:, 4:6] = preview
-    for row in range(len(rows)):
-        window = _window(probe, row, history)
+    windows = _windows(probe, history)
+    if windows is None:
+        return None
+    fixed = (
+        probe.timesteps,
+        probe.input_scales,
+        probe.noise_scales,
+        probe.draws_noise.astype(np.float64),
+    )
+    return np.concatenate([np.stack(fixed, axis=1), preview, windows], axis=1)
+
+
+def _windows(probe: Probe, history: int) -> Doubles | None:
+    """Returns `[rows, 2 * history]`, coefficients with nothing older than the window; or None."""
+    count = len(probe.timesteps)
+    parts = np.stack([probe.latent_parts, probe.output_parts])
+    sizes = np.abs(parts).max(axis=0)
+    far = np.tril(sizes, -history).max(axis=1)
+    columns = np.arange(count)[:, None] - np.arange(history)
+    windows = np.where(columns >= 0, np.take_along_axis(parts, columns[None] % count, axis=2), 0)
+    windows = windows.transpose(1, 0, 2).reshape(count, 2 * history)
+    for row in np.flatnonzero(far > _ELIMINATION_TOLERANCE * sizes.max(axis=1)):
+        window = _short_window(probe, int(row), history)
         if window is None:
             return None
-        rows[row, FIXED_COLUMN_COUNT:] = window
-    return rows
+        windows[row] = window
+    return windows
 
 
-def _window(probe: Probe, row: int, history: int) -> Doubles | None:
-    """Returns `[2 * history]`, a step's coefficients with nothing older than the window."""
-    oldest = max(0, row - history + 1)
+def _short_window(probe: Probe, row: int, history: int) -> Doubles | None:
+    """Returns `[2 * history]`, the window of a step that sees more of the past; None if none."""
+    oldest = row - history + 1
     target = _result(probe, row, row + 1)
     limit = _ELIMINATION_TOLERANCE * np.abs(target).max()
     # Few relations first: the more there are, the more rounding they add.
-    for count in range(min(history, row) + 1):
+    for count in range(1, history + 1):
         reduced = _eliminate(probe, target, oldest, count)
-        if reduced is not None and np.abs(reduced[:, :oldest]).max(initial=0) <= limit:
-            window = np.zeros((2, history))
-            window[:, : row + 1 - oldest] = reduced[:, oldest:][:, ::-1]
-            return window.ravel()
+        if reduced is not None and np.abs(reduced[:, :oldest]).max() <= limit:
+            return reduced[:, oldest:][:, ::-1].ravel()
     return None
 
 
@@ -69,8 +82,6 @@ def _eliminate(probe: Probe, target: Doubles, oldest: int, count: int) -> Double
 
     The multiples are those that leave least of what is older than `oldest`.
     """
-    if not count:
-        return target
     row = target.shape[1] - 1
     used = range(row, row - count, -1)
     # A relation holds the noise of its step too, which no later step could see.

@@ -24,6 +24,7 @@ Doubles = NDArray[np.float64]
 
 # Ordinary elements behind the unknowns.
 LANE_COUNT = 32
+_LANE_OFFSETS = np.linspace(-1, 1, LANE_COUNT)
 _LANE_SEED = 20261123
 
 
@@ -86,7 +87,7 @@ class _NoiseProbe:
 
 def lane_model(latents: Floats, timestep: float) -> Floats:
     """Returns the "model output" of the lanes: bounded, nonlinear, different at each timestep."""
-    return np.tanh(3 * latents + np.linspace(-1, 1, latents.size)) * math.cos(timestep)
+    return np.tanh(3 * latents + _LANE_OFFSETS) * math.cos(timestep)
 
 
 def probe(scheduler: Any, name: str, *, first_row: int = 0, row_limit: int | None = None) -> Probe:
@@ -162,10 +163,10 @@ class _Run:
         )
 
     def _tensor(self, unknown: int, lanes: Doubles) -> torch.Tensor:
-        values = torch.zeros((1, 1, 1, self._results.shape[1]), dtype=torch.float64)
-        values[..., unknown] = 1
-        values[..., self._lanes] = torch.from_numpy(lanes)
-        return values
+        values = np.zeros(self._results.shape[1])
+        values[unknown] = 1
+        values[self._lanes] = lanes
+        return torch.from_numpy(values).view(1, 1, 1, -1)
 
     def _input_scale(self, scaled: Doubles, row: int) -> float:
         scale = float(scaled[row])

@@ -5,7 +5,7 @@ table is checked against the run that it was read from, in f64 and rounded to f3
 """
 
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -56,6 +56,8 @@ class SamplerCompiler:
         self._scheduler = scheduler
         self._max_step_count = max_step_count
         self._rows_per_step = int(scheduler.order)
+        self._fresh_step_count = 0
+        self._fresh_state: dict[str, Any] = {}
         self._refusals: list[str] = []
         self._f64_error = 0.0
         self._f32_error = 0.0
@@ -72,8 +74,11 @@ class SamplerCompiler:
             history = self._history(probes)
             full = {count: self._rows(probes[count], history) for count in probes}
             late_row_count = self._late_row_count(full, history)
-            late = [self._late(count, late_row_count, history) for count in full]
-            starts = [self._starts(count) for count in full]
+            late: list[Doubles] = []
+            starts: list[Doubles] = []
+            for count in full:
+                late.append(self._late(count, late_row_count, history))
+                starts.append(self._starts(count))
         row_counts = np.zeros(self._max_step_count + 1, np.int32)
         row_counts[list(full)] = [len(rows) for rows in full.values()]
         packed = PackedSampler(
@@ -130,7 +135,7 @@ class SamplerCompiler:
         told_index: bool = False,
     ) -> Probe:
         """Returns a run from `start_step`, set up as diffusers' pipelines do."""
-        self._scheduler.set_timesteps(step_count)
+        self._reset(step_count)
         if start_step or told_index:
             self._tell_index(start_step)
         first_row = start_step * self._rows_per_step
@@ -138,6 +143,15 @@ class SamplerCompiler:
         if not all(map(_finite, (found.lane_latents, found.latent_parts, found.output_parts))):
             raise ArithmeticError("its values are not finite")
         return found
+
+    def _reset(self, step_count: int) -> None:
+        """Does what `set_timesteps` does, at once where it was the last to do it."""
+        if step_count != self._fresh_step_count:
+            self._scheduler.set_timesteps(step_count)
+            self._fresh_step_count = step_count
+            self._fresh_state = _copied(vars(self._scheduler))
+        vars(self._scheduler).clear()
+        vars(self._scheduler).update(_copied(self._fresh_state))
 
     def _tell_index(self, start_step: int) -> None:
         if hasattr(self._scheduler, "set_begin_index"):
@@ -210,7 +224,7 @@ class SamplerCompiler:
     def _starts(self, step_count: int) -> Doubles:
         """Returns `[1 + step_count, 2]`: signal and noise of text to image and of each start."""
         starts = np.full((1 + step_count, 2), np.nan)
-        self._scheduler.set_timesteps(step_count)
+        self._reset(step_count)
         starts[0] = 0.0, float(self._scheduler.init_noise_sigma)
         for start_step in range(step_count):
             self._tell_index(start_step)
@@ -218,6 +232,11 @@ class SamplerCompiler:
             mix = self._tried(lambda first=timestep: probe_start(self._scheduler, first))
             starts[1 + start_step] = (np.nan, np.nan) if mix is None else mix
         return starts
+
+
+def _copied(state: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns a copy whose lists are copies too: schedulers keep their history in lists."""
+    return {k: list(v) if isinstance(v, list) else v for k, v in state.items()}
 
 
 def _finite(values: Doubles) -> bool:
