@@ -56,7 +56,7 @@ def gated(permits=0):
 
 async def until(condition):
     async with asyncio.timeout(10):
-        while not condition():
+        while not condition():  # noqa: ASYNC110 the loop under test has nothing to wait on
             await asyncio.sleep(0.001)
 
 
@@ -210,6 +210,25 @@ async def test_a_step_in_flight_for_nobody_is_counted_as_wasted():
         assert (loop.counts.wasted_step_count, loop.counts.step_count) == (1, 1)
 
 
+async def test_callers_that_leave_at_any_moment_leave_nothing_behind():
+    random = np.random.default_rng(0)
+    async with running(row_limit=4) as loop:
+
+        async def come_and_go(index):
+            task = asyncio.create_task(run(loop, fake_job(index, table=fake_table(10**6))))
+            await asyncio.sleep(random.uniform(0, 0.02))
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
+
+        for _ in range(20):
+            await asyncio.gather(*(come_and_go(index) for index in range(10)))
+        await until(lambda: not loop.job_count)
+        # A task that is cancelled before it runs never submits.
+        assert 100 < loop.counts.left_job_count <= 200
+        assert loop.counts.wasted_step_count <= loop.counts.left_job_count
+        assert isinstance((await run(loop, fake_job()))[-1], Finished)
+
+
 async def test_a_deadline_stops_the_job_within_one_step():
     engine = FakeUnet(delay_s=0.02)
     async with running(engine) as loop:
@@ -289,13 +308,13 @@ async def test_a_slow_reader_does_not_hold_the_loop():
 async def test_previews_come_at_their_interval_only():
     engine = gated(0)
     previews = []
-    async with running(engine) as loop:
-        async with loop.submit(fake_job(preview_interval_step_count=2)) as events:
-            engine.gate.release()
-            async for event in events:
-                if isinstance(event, StepDone):
-                    previews.append(event.preview is not None)
-                    engine.gate.release()
+    job = fake_job(preview_interval_step_count=2)
+    async with running(engine) as loop, loop.submit(job) as events:
+        engine.gate.release()
+        async for event in events:
+            if isinstance(event, StepDone):
+                previews.append(event.preview is not None)
+                engine.gate.release()
     assert previews == [False, True, False, True, False]
 
 

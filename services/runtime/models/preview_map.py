@@ -46,7 +46,8 @@ class PreviewMap:
             ModelNotReady: it is missing or damaged.
         """
         try:
-            with np.load(path, allow_pickle=False) as stored:
+            # Opened here, because numpy leaves a damaged file open.
+            with path.open("rb") as file, np.load(file, allow_pickle=False) as stored:
                 return cls(stored["matrix"], stored["bias"])
         except (OSError, ValueError, KeyError, EOFError, BadZipFile) as exc:
             raise ModelNotReady(f"{path} holds no preview map: {exc}; build again") from exc

@@ -253,7 +253,8 @@ class SamplerTables:
             ModelNotReady: it is missing, damaged or of another version.
         """
         try:
-            with np.load(path, allow_pickle=False) as stored:
+            # Opened here, because numpy leaves a damaged file open.
+            with path.open("rb") as file, np.load(file, allow_pickle=False) as stored:
                 return cls._from_arrays(cast(Mapping[str, Any], stored))
         except (OSError, ValueError, KeyError, EOFError, TypeError, BadZipFile) as exc:
             raise ModelNotReady(f"{path} holds no sampler tables: {exc}; build again") from exc
