@@ -23,7 +23,7 @@ from .weightless import GRAPH_NAME, read_weights
 BACKEND = "onnxruntime"
 # The graph is portable, so its key holds the version of our export and not ONNX Runtime's: a
 # graph that ships beside a model has to outlive the runtime it was exported with.
-GRAPH_VERSION = "opset21-2"
+GRAPH_VERSION = "opset21-3"
 
 
 def build_key(folder: ModelFolder, module: ModuleName) -> BuildKey:

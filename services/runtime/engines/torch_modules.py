@@ -91,9 +91,7 @@ def _load(folder: ModelFolder, module: ModuleName) -> nn.Module:
         "variant": _variant(folder, module),
     }
     if module == "text_encoder":
-        # The exporter cannot trace the masks of the fused attention.
         options["dtype"] = options.pop("torch_dtype")
-        options["attn_implementation"] = "eager"
         return TextEncoder(CLIPTextModel.from_pretrained(path, **options))
     if module == "unet":
         return Unet(UNet2DConditionModel.from_pretrained(path, **options))
