@@ -12,7 +12,6 @@ from random_models import make_random_model
 from sangsang.services.diffusion.servicer import DiffusionStage
 from sangsang.services.diffusion.settings import DiffusionSettings
 from sangsang.services.runtime.building.build import build_model
-from sangsang.services.runtime.building.sampling import build_sampling
 from sangsang.services.runtime.models.folder import ModelFolder
 from sangsang.services.runtime.tensors import to_proto
 from sangsang.stages.v1alpha1 import diffusion_service_pb2 as messages
@@ -40,9 +39,7 @@ def cache_dir(tmp_path_factory):
 def model(tmp_path_factory, cache_dir):
     """A model, built."""
     path = make_random_model(tmp_path_factory.mktemp("models") / "tiny", seed=1)
-    folder = ModelFolder.open(path)
-    build_model(folder, cache_dir=cache_dir)
-    build_sampling(folder, cache_dir=cache_dir, max_step_count=MAX_STEP_COUNT)
+    build_model(ModelFolder.open(path), cache_dir=cache_dir, max_step_count=MAX_STEP_COUNT)
     return path
 
 
