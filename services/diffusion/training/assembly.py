@@ -3,6 +3,7 @@
 # diffusers and transformers annotate loosely: `tuple[str]` for any tuple, outputs as bare tuples.
 # pyright: reportPrivateImportUsage=false, reportArgumentType=false, reportAttributeAccessIssue=false
 
+import json
 from pathlib import Path
 
 import torch
@@ -30,6 +31,15 @@ def write_folder(
     pipeline.to(dtype=torch.float16)
     pipeline.save_pretrained(folder, safe_serialization=True)
     save_tokenizer(tokenizer, folder / "tokenizer")
+    for config in folder.glob("*/config.json"):
+        _forget_origin(config)
+
+
+def _forget_origin(config: Path) -> None:
+    """Drops the path that a module was loaded from: it means nothing on another machine."""
+    values = json.loads(config.read_text("utf-8"))
+    values.pop("_name_or_path", None)
+    config.write_text(json.dumps(values, indent=2) + "\n", "utf-8")
 
 
 def read_pipeline(folder: Path) -> StableDiffusionPipeline:

@@ -63,7 +63,7 @@ class Recipe:
         autoencoder = self._autoencoder(pool)
         latents = self._latents(autoencoder, pool)
         tokenizer, model = self._named(concepts)
-        crew = train_text_to_image(
+        average = train_text_to_image(
             model,
             tokenizer,
             concepts,
@@ -74,7 +74,7 @@ class Recipe:
             self._log("unet"),
             self.workers,
         )
-        crew.average.copy_to(model)
+        average.copy_to(model.unet)
         sharpen_decoder(
             autoencoder,
             pool,

@@ -58,6 +58,9 @@ def learn_tokenizer(concepts: list[Concept]) -> CLIPTokenizer:
 
 def save_tokenizer(tokenizer: CLIPTokenizer, folder: Path) -> None:
     """Writes both spellings: tokenizer.json for `tokenizers`, vocabulary and merges for CLIP."""
+    # A tokenizer remembers how it last padded and cut; that is the caller's choice, not the file's.
+    tokenizer.backend_tokenizer.no_padding()
+    tokenizer.backend_tokenizer.no_truncation()
     tokenizer.save_pretrained(folder)
     model = json.loads(tokenizer.backend_tokenizer.to_str())["model"]
     (folder / "vocab.json").write_text(json.dumps(model["vocab"], ensure_ascii=False), "utf-8")
