@@ -6,6 +6,7 @@ from collections.abc import Iterable
 
 from google.protobuf.duration_pb2 import Duration
 from PIL import Image
+
 from sangsang.imaging.v1 import image_generation_service_pb2 as imaging
 from sangsang.stages.v1alpha1 import tensor_pb2
 
@@ -108,12 +109,15 @@ def to_model(model: ServedModel) -> imaging.Model:
         description=model.description,
         default_tier=TIERS[model.default_tier],
         tiers=[_tier(name, model.tiers[name]) for name in TIERS if name in model.tiers],
-        schedulers=model.schedulers,
+        schedulers=model.samplers.names,
         limits=imaging.ModelLimits(
             min_step_count=limits.min_step_count,
             max_step_count=limits.max_step_count,
-            min_size_px=limits.min_size_px,
-            max_size_px=limits.max_size_px,
+            min_width_px=limits.min_width_px,
+            max_width_px=limits.max_width_px,
+            min_height_px=limits.min_height_px,
+            max_height_px=limits.max_height_px,
+            max_pixel_count=limits.max_pixel_count,
             size_multiple_px=limits.size_multiple_px,
             default_width_px=limits.default_width_px,
             default_height_px=limits.default_height_px,

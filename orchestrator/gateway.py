@@ -8,6 +8,7 @@ from typing import Any
 import structlog
 from google.protobuf.timestamp_pb2 import Timestamp
 from opentelemetry import trace
+
 from sangsang.imaging.v1 import image_generation_service_pb2 as imaging
 from sangsang.imaging.v1 import image_generation_service_pb2_grpc as imaging_grpc
 

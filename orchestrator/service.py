@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import grpc
 import structlog
 from grpc_health.v1 import health_pb2, health_pb2_grpc
+
 from sangsang.imaging.v1 import image_generation_service_pb2 as imaging
 from sangsang.imaging.v1 import image_generation_service_pb2_grpc as imaging_grpc
 

@@ -11,6 +11,7 @@ from typing import Literal
 
 import grpc
 from opentelemetry import trace
+
 from sangsang.stages.v1alpha1 import (
     diffusion_service_pb2,
     diffusion_service_pb2_grpc,

@@ -7,7 +7,7 @@ import uuid
 from sangsang.imaging.v1 import image_generation_service_pb2 as imaging
 
 from ..services.runtime.errors import FieldViolation, InvalidRequest
-from .catalogue import Catalogue, ServedModel
+from .catalogue import Catalogue, ModelLimits, ServedModel
 from .plan import GenerationPlan, TierName
 
 MAX_TEXT_CHARACTERS = 2000
@@ -81,18 +81,22 @@ def _check_model_fields(
         check.add("spec.tier", f"must be TIER_FREE (1) or TIER_PRO (2), got {spec.tier}")
     tier_name = TIER_NAMES.get(spec.tier, model.default_tier)
     tier = model.tiers[tier_name]
-    width_px = check.size("width_px", spec, limits.default_width_px, model)
-    height_px = check.size("height_px", spec, limits.default_height_px, model)
+    width_px = check.size("width_px", spec, limits)
+    height_px = check.size("height_px", spec, limits)
     if width_px * height_px > limits.max_pixel_count:
         text = f"width_px * height_px must be at most {limits.max_pixel_count}"
         check.add("spec.width_px", f"{text}, got {width_px * height_px}")
     check.within("spec.image_count", image_count, 1, limits.max_image_count)
     guidance = spec.guidance_scale if spec.HasField("guidance_scale") else tier.guidance_scale
     check.within("spec.guidance_scale", guidance, 0, limits.max_guidance_scale)
-    scheduler = check.scheduler(spec.scheduler or tier.scheduler, model)
+    scheduler = spec.scheduler or tier.scheduler
     step_count = spec.step_count if spec.HasField("step_count") else tier.step_count
-    most = min(tier.max_step_count, limits.max_step_count, model.max_steps_of(scheduler))
-    check.within("spec.step_count", step_count, limits.min_step_count, most)
+    most = min(tier.max_step_count, limits.max_step_count)
+    counted = check.within("spec.step_count", step_count, limits.min_step_count, most)
+    for bad in model.samplers.violations(scheduler, step_count):
+        # A step count outside the model's own limits is named once.
+        if counted or bad.field == "scheduler":
+            check.add(f"spec.{bad.field}", bad.description)
     strength = check.strength(spec, step_count)
     return {
         "tier": tier_name,
@@ -119,10 +123,12 @@ class _Check:
         if self._violations:
             raise InvalidRequest(self._violations)
 
-    def within(self, field: str, value: float, least: float, most: float) -> None:
+    def within(self, field: str, value: float, least: float, most: float) -> bool:
         # Written so that NaN, which compares false with everything, is out of every range.
-        if not least <= value <= most:
-            self.add(field, f"must be from {least:.17g} to {most:.17g}, got {value:.17g}")
+        if least <= value <= most:
+            return True
+        self.add(field, f"must be from {least:.17g} to {most:.17g}, got {value:.17g}")
+        return False
 
     def text(self, field: str, value: str, *, required: bool = False) -> None:
         if required and not value.strip():
@@ -142,24 +148,19 @@ class _Check:
             self.add(field, f"must be one of {', '.join(choices)}, got {value[:40]!r}")
         return value
 
-    def scheduler(self, value: str, model: ServedModel) -> str:
-        if value in model.refused_schedulers:
-            reason = model.refused_schedulers[value]
-            self.add("spec.scheduler", f"{value!r} cannot be served with this model: {reason}")
-        else:
-            self.choice("spec.scheduler", value, model.schedulers)
-        return value
-
-    def size(self, name: str, spec: imaging.ImageSpec, default: int, model: ServedModel) -> int:
+    def size(self, name: str, spec: imaging.ImageSpec, limits: ModelLimits) -> int:
+        least, most, default = (
+            getattr(limits, f"{kind}_{name}") for kind in ("min", "max", "default")
+        )
         value: int = getattr(spec, name) if spec.HasField(name) else default
-        limits = model.limits
         step = limits.size_multiple_px
-        if not limits.min_size_px <= value <= limits.max_size_px or value % step:
-            text = f"from {limits.min_size_px} to {limits.max_size_px}, got {value}"
-            self.add(f"spec.{name}", f"must be a multiple of {step} {text}")
-            # A sound size, so that one bad side is not reported as too many pixels as well.
-            return default
-        return value
+        if least <= value <= most and value % step == 0:
+            return value
+        self.add(
+            f"spec.{name}", f"must be a multiple of {step} from {least} to {most}, got {value}"
+        )
+        # A sound size, so that one bad side is not reported as too many pixels as well.
+        return default
 
     def initial_image(self, spec: imaging.ImageSpec) -> None:
         if not spec.HasField("initial_image"):

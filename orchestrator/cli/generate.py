@@ -3,7 +3,7 @@
 import os
 import re
 from contextlib import ExitStack
-from enum import Enum
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
@@ -11,6 +11,7 @@ import grpc
 import typer
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
+
 from sangsang.imaging.v1 import image_generation_service_pb2 as imaging
 from sangsang.imaging.v1 import image_generation_service_pb2_grpc as imaging_grpc
 
@@ -34,14 +35,14 @@ MAX_MESSAGE_BYTES = 16 * 1024 * 1024
 _EXTENSIONS = {"image/png": "png", "image/jpeg": "jpg", "image/webp": "webp", "image/avif": "avif"}
 
 
-class TierChoice(str, Enum):
+class TierChoice(StrEnum):
     """Tiers by name."""
 
     free = "free"
     pro = "pro"
 
 
-class FormatChoice(str, Enum):
+class FormatChoice(StrEnum):
     """Output formats by name."""
 
     png = "png"

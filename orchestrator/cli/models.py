@@ -3,6 +3,7 @@
 import grpc
 import typer
 from rich.table import Table
+
 from sangsang.imaging.v1 import image_generation_service_pb2 as imaging
 from sangsang.imaging.v1 import image_generation_service_pb2_grpc as imaging_grpc
 
@@ -41,7 +42,8 @@ def _print_model(model: imaging.Model) -> None:
     out.print(f"  schedulers  {', '.join(model.schedulers)}", highlight=False)
     out.print(
         f"  size        {limits.default_width_px}x{limits.default_height_px} by default, "
-        f"{limits.min_size_px} to {limits.max_size_px}, multiples of {limits.size_multiple_px}\n"
+        f"{limits.min_width_px}x{limits.min_height_px} to {limits.max_width_px}x{limits.max_height_px}, "
+        f"multiples of {limits.size_multiple_px}\n"
         f"  prompt      {limits.max_token_count} tokens\n"
         f"  images      up to {limits.max_image_count} a request",
         highlight=False,

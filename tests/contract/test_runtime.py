@@ -263,9 +263,7 @@ async def test_a_stream_that_fails_half_way_has_its_error(channel, caller, spans
         assert span.attributes["rpc.response.status_code"] == "RESOURCE_EXHAUSTED"
 
 
-async def test_closing_a_stream_stops_the_work_and_ends_both_spans(
-    service, channel, caller, spans
-):
+async def test_closing_a_stream_stops_the_work_and_ends_both_spans(service, channel, caller, spans):
     stub = pb_grpc.DiffusionServiceStub(channel)
     responses = caller.stream(stub.Denoise, pb.DenoiseRequest())
     await anext(responses)

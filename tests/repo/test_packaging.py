@@ -9,7 +9,13 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))
-SOURCES = ("services", "kernels", "orchestrator", "protos/gen/sangsang/imaging", "protos/gen/sangsang/stages")
+SOURCES = (
+    "services",
+    "kernels",
+    "orchestrator",
+    "protos/gen/sangsang/imaging",
+    "protos/gen/sangsang/stages",
+)
 
 
 def dotted(folder: Path) -> str:

@@ -29,9 +29,7 @@ async def test_a_preview_not_yet_read_survives_steps_without_one():
     feed.add_step(0, DenoiseStep(1, 5, preview))
     feed.add_step(0, DenoiseStep(2, 5, None))
     feed.end()
-    assert [event async for event in feed.events()] == [
-        PictureStep(0, DenoiseStep(2, 5, preview))
-    ]
+    assert [event async for event in feed.events()] == [PictureStep(0, DenoiseStep(2, 5, preview))]
 
 
 async def test_pictures_do_not_share_their_progress():

@@ -7,13 +7,20 @@ from hypothesis import strategies as st
 from sangsang.imaging.v1 import image_generation_service_pb2 as imaging
 from sangsang.orchestrator.catalogue import Catalogue, ModelLimits, ServedModel, TierSettings
 from sangsang.orchestrator.validation import make_plan
-from sangsang.services.runtime.errors import InvalidRequest, MeshError, ModelNotFound
+from sangsang.services.runtime.errors import (
+    FieldViolation,
+    InvalidRequest,
+    MeshError,
+    ModelNotFound,
+)
 
 LIMITS = ModelLimits(
     min_step_count=1,
     max_step_count=100,
-    min_size_px=32,
-    max_size_px=128,
+    min_width_px=32,
+    max_width_px=128,
+    min_height_px=32,
+    max_height_px=128,
     max_pixel_count=128 * 96,
     size_multiple_px=16,
     default_width_px=64,
@@ -22,6 +29,19 @@ LIMITS = ModelLimits(
     max_image_count=8,
     max_token_count=24,
 )
+
+
+class FakeSamplers:
+    names = ("ddim", "dpmpp_2m", "lcm")
+
+    def violations(self, name, step_count):
+        if name not in self.names:
+            return [FieldViolation("scheduler", f"must be one of {', '.join(self.names)}")]
+        if name == "lcm" and step_count > 50:
+            return [FieldViolation("step_count", "must be 1 to 50 for scheduler lcm")]
+        return []
+
+
 CATALOGUE = Catalogue(
     [
         ServedModel(
@@ -32,8 +52,7 @@ CATALOGUE = Catalogue(
                 "free": TierSettings(12, 20, 3.0, "dpmpp_2m", "base"),
                 "pro": TierSettings(35, 100, 5.0, "ddim", "base"),
             },
-            scheduler_max_steps={"ddim": 100, "dpmpp_2m": 100, "lcm": 50},
-            refused_schedulers={"pndm": "it is not affine"},
+            samplers=FakeSamplers(),
             limits=LIMITS,
         )
     ]

@@ -268,11 +268,14 @@ class TierSettings(_message.Message):
     def __init__(self, tier: _Optional[_Union[Tier, str]] = ..., step_count: _Optional[int] = ..., max_step_count: _Optional[int] = ..., guidance_scale: _Optional[float] = ..., scheduler: _Optional[str] = ..., weights: _Optional[str] = ..., unet_evaluation_count: _Optional[int] = ...) -> None: ...
 
 class ModelLimits(_message.Message):
-    __slots__ = ("min_step_count", "max_step_count", "min_size_px", "max_size_px", "size_multiple_px", "default_width_px", "default_height_px", "max_guidance_scale", "max_image_count", "max_token_count")
+    __slots__ = ("min_step_count", "max_step_count", "min_width_px", "max_width_px", "min_height_px", "max_height_px", "max_pixel_count", "size_multiple_px", "default_width_px", "default_height_px", "max_guidance_scale", "max_image_count", "max_token_count")
     MIN_STEP_COUNT_FIELD_NUMBER: _ClassVar[int]
     MAX_STEP_COUNT_FIELD_NUMBER: _ClassVar[int]
-    MIN_SIZE_PX_FIELD_NUMBER: _ClassVar[int]
-    MAX_SIZE_PX_FIELD_NUMBER: _ClassVar[int]
+    MIN_WIDTH_PX_FIELD_NUMBER: _ClassVar[int]
+    MAX_WIDTH_PX_FIELD_NUMBER: _ClassVar[int]
+    MIN_HEIGHT_PX_FIELD_NUMBER: _ClassVar[int]
+    MAX_HEIGHT_PX_FIELD_NUMBER: _ClassVar[int]
+    MAX_PIXEL_COUNT_FIELD_NUMBER: _ClassVar[int]
     SIZE_MULTIPLE_PX_FIELD_NUMBER: _ClassVar[int]
     DEFAULT_WIDTH_PX_FIELD_NUMBER: _ClassVar[int]
     DEFAULT_HEIGHT_PX_FIELD_NUMBER: _ClassVar[int]
@@ -281,12 +284,15 @@ class ModelLimits(_message.Message):
     MAX_TOKEN_COUNT_FIELD_NUMBER: _ClassVar[int]
     min_step_count: int
     max_step_count: int
-    min_size_px: int
-    max_size_px: int
+    min_width_px: int
+    max_width_px: int
+    min_height_px: int
+    max_height_px: int
+    max_pixel_count: int
     size_multiple_px: int
     default_width_px: int
     default_height_px: int
     max_guidance_scale: float
     max_image_count: int
     max_token_count: int
-    def __init__(self, min_step_count: _Optional[int] = ..., max_step_count: _Optional[int] = ..., min_size_px: _Optional[int] = ..., max_size_px: _Optional[int] = ..., size_multiple_px: _Optional[int] = ..., default_width_px: _Optional[int] = ..., default_height_px: _Optional[int] = ..., max_guidance_scale: _Optional[float] = ..., max_image_count: _Optional[int] = ..., max_token_count: _Optional[int] = ...) -> None: ...
+    def __init__(self, min_step_count: _Optional[int] = ..., max_step_count: _Optional[int] = ..., min_width_px: _Optional[int] = ..., max_width_px: _Optional[int] = ..., min_height_px: _Optional[int] = ..., max_height_px: _Optional[int] = ..., max_pixel_count: _Optional[int] = ..., size_multiple_px: _Optional[int] = ..., default_width_px: _Optional[int] = ..., default_height_px: _Optional[int] = ..., max_guidance_scale: _Optional[float] = ..., max_image_count: _Optional[int] = ..., max_token_count: _Optional[int] = ...) -> None: ...
