@@ -44,7 +44,7 @@ def write_figures(folder: Path, work: Path) -> None:
     """Writes `pictures/samples.png` and `pictures/loss.png` beside the model."""
     pictures = folder / "pictures"
     pictures.mkdir(exist_ok=True)
-    sample_grid(folder).quantize(256).save(pictures / "samples.png", optimize=True)
+    sample_grid(folder).save(pictures / "samples.png", optimize=True)
     loss_curve(work, pictures / "loss.png")
 
 

@@ -53,7 +53,7 @@ class Score:
     questions: int
     top1: float
     top5: float
-    background: float
+    background: float | None
 
 
 def new_classifier(concept_count: int) -> nn.Sequential:
@@ -222,7 +222,7 @@ def score(model: nn.Sequential, asked: list[Question], pictures: NDArray[np.uint
         for q, picture in zip(asked, pictures, strict=True)
         if q.colour is not None
     ]
-    background = float(np.mean(coloured)) if coloured else float("nan")
+    background = float(np.mean(coloured)) if coloured else None
     return Score(len(asked), hits[:, 0].mean().item(), hits.any(1).mean().item(), background)
 
 
