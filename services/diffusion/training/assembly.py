@@ -32,13 +32,18 @@ def write_folder(
     pipeline.save_pretrained(folder, safe_serialization=True)
     save_tokenizer(tokenizer, folder / "tokenizer")
     for config in folder.glob("*/config.json"):
-        _forget_origin(config)
+        _tidy(config)
 
 
-def _forget_origin(config: Path) -> None:
-    """Drops the path that a module was loaded from: it means nothing on another machine."""
+def _tidy(config: Path) -> None:
+    """Drops the path that a module was loaded from, and asks transformers to compute in f32.
+
+    diffusers does so anyway; transformers would take the stored type, and the two would not meet.
+    """
     values = json.loads(config.read_text("utf-8"))
     values.pop("_name_or_path", None)
+    if "dtype" in values:
+        values["dtype"] = "float32"
     config.write_text(json.dumps(values, indent=2) + "\n", "utf-8")
 
 

@@ -32,13 +32,14 @@ from .text import WIDTH, tokenize
 
 _ROWS, _BATCHES = 12, 3
 _PROMPT_DROPPED = 0.1
+# Noise levels are drawn as u**lean: below 1, more of them high.
 _NOISE_LEAN = 0.7
 _CHANNELS = (160, 224)
 _HEAD_CHANNELS = 32
 
 
 class TextToImage(nn.Module):
-    """The two modules that train together."""
+    """What turns a prompt and noise into latents."""
 
     def __init__(self, text_encoder: CLIPTextModel, unet: UNet2DConditionModel) -> None:
         super().__init__()
