@@ -124,7 +124,7 @@ def _open_model(folder: ModelFolder, cache_dir: Path) -> ServedModel:
         model_id=manifest.model_id,
         description=manifest.description,
         default_tier=manifest.default_tier,
-        tiers={"free": only, "pro": only, **tiers},
+        tiers={"free": tiers.get("free", only), "pro": tiers.get("pro", only)},
         samplers=tables,
         limits=limits,
     )

@@ -29,10 +29,10 @@ class ImageGenerationGateway(imaging_grpc.ImageGenerationServiceServicer):
         self._catalogue = catalogue
         self._generator = generator
 
-    async def ListModels(self, request: imaging.ListModelsRequest, context: Any) -> Any:  # noqa: N802 name of the RPC
+    async def ListModels(self, request: imaging.ListModelsRequest, context: Any) -> Any:  # noqa: N802 the RPC's name
         return imaging.ListModelsResponse(models=map(to_model, self._catalogue.models))
 
-    async def GenerateImages(self, request: imaging.GenerateImagesRequest, context: Any) -> Any:  # noqa: N802 name of the RPC
+    async def GenerateImages(self, request: imaging.GenerateImagesRequest, context: Any) -> Any:  # noqa: N802 the RPC's name
         plan = make_plan(request.spec, self._catalogue, request_id=request.request_id)
         _note_request(plan)
         result = await self._generator.generate(plan, ProgressFeed())

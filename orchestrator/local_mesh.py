@@ -74,10 +74,10 @@ class LocalMesh:
         environment: Mapping[str, str] | None = None,
         on_ready: Callable[[MeshProcess], None] = lambda _: None,
     ) -> None:
-        names = ("orchestrator", *STAGES)
+        names: tuple[str, ...] = ("orchestrator", *STAGES)
         free = _free_ports(len(names))
         ports = [port_base + i for i in range(len(names))] if port_base else free
-        self._ports = dict(zip(names, ports, strict=True))
+        self._ports: dict[str, int] = dict(zip(names, ports, strict=True))
         self._log_dir = log_dir
         self._on_ready = on_ready
         self._children: dict[str, subprocess.Popen[bytes]] = {}

@@ -6,7 +6,7 @@ picture: progress merges, pictures do not.
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from dataclasses import dataclass
 
 from .pipeline import Picture
@@ -48,7 +48,7 @@ class ProgressFeed:
         self._ended = True
         self._changed.set()
 
-    async def events(self) -> AsyncIterator[PictureStep | Picture]:
+    async def events(self) -> AsyncGenerator[PictureStep | Picture, None]:
         """Yields the events; returns once `end` was called and all are read."""
         while True:
             while self._steps:

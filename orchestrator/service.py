@@ -3,6 +3,7 @@
 import asyncio
 import time
 from collections.abc import Sequence
+from typing import Any
 
 import grpc
 import structlog
@@ -74,7 +75,7 @@ async def wait_until_serving(channel: grpc.aio.Channel, name: str, timeout_s: fl
     Raises:
         StageUnavailable: it does not in time; the message has the last answer.
     """
-    stub = health_pb2_grpc.HealthStub(channel)
+    stub: Any = health_pb2_grpc.HealthStub(channel)
     deadline = time.monotonic() + timeout_s
     answer = "no answer"
     while time.monotonic() < deadline:

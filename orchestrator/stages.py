@@ -4,8 +4,8 @@ Tensors pass through as messages, untouched: the orchestrator never looks inside
 """
 
 import time
-from collections.abc import Callable
-from contextlib import aclosing
+from collections.abc import Callable, Iterator
+from contextlib import aclosing, contextmanager
 from dataclasses import dataclass
 from typing import Literal
 
@@ -25,7 +25,7 @@ from sangsang.stages.v1alpha1 import (
 )
 
 from ..services.runtime.calls import StageCaller, open_channel
-from ..services.runtime.errors import StageFailed
+from ..services.runtime.errors import FieldViolation, InvalidRequest, StageFailed
 from .plan import GenerationPlan
 from .settings import OrchestratorSettings
 
@@ -145,7 +145,8 @@ class Stages:
             initial_image=plan.initial_image,
         )
         caller = self._callers["preprocessing"]
-        response = await caller.unary(self._preprocessing.PrepareLatents, request)
+        with _public_fields():
+            response = await caller.unary(self._preprocessing.PrepareLatents, request)
         return PreparedLatents(
             noise=response.noise,
             initial_latents=(
@@ -182,13 +183,14 @@ class Stages:
             preview_interval_step_count=plan.preview_interval_step_count,
         )
         responses = self._callers["diffusion"].stream(self._diffusion.Denoise, request)
-        async with aclosing(responses):
-            async for response in responses:
-                if response.WhichOneof("event") == "result":
-                    result = response.result
-                    run = _run("diffusion", started_at, result.usage)
-                    return Latents(result.latents, run)
-                on_step(_step(response.progress))
+        with _public_fields():
+            async with aclosing(responses):
+                async for response in responses:
+                    if response.WhichOneof("event") == "result":
+                        result = response.result
+                        run = _run("diffusion", started_at, result.usage)
+                        return Latents(result.latents, run)
+                    on_step(_step(response.progress))
         raise StageFailed("diffusion ended its stream without a result")
 
     async def decode_latents(
@@ -234,6 +236,21 @@ def _run(
         precision=usage.precision,
         cache_hit=cache_hit,
     )
+
+
+@contextmanager
+def _public_fields() -> Iterator[None]:
+    """Renames the fields that a stage found bad to those of the public request."""
+    try:
+        yield
+    except InvalidRequest as error:
+        names = {"initial_image": "spec.initial_image.content"}
+        raise InvalidRequest(
+            [
+                FieldViolation(names.get(v.field, f"spec.{v.field}"), v.description)
+                for v in error.violations
+            ]
+        ) from error
 
 
 def _step(progress: diffusion_service_pb2.DenoiseProgress) -> DenoiseStep:

@@ -3,6 +3,7 @@
 import math
 import secrets
 import uuid
+from typing import Any
 
 from sangsang.imaging.v1 import image_generation_service_pb2 as imaging
 
@@ -73,7 +74,7 @@ def make_plan(
 
 def _check_model_fields(
     check: "_Check", spec: imaging.ImageSpec, model: ServedModel, image_count: int
-) -> dict[str, object]:
+) -> dict[str, Any]:
     """Returns the settings that depend on the model, with its defaults filled in."""
     limits = model.limits
     known = spec.tier in TIER_NAMES or spec.tier == imaging.TIER_UNSPECIFIED

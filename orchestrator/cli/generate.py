@@ -100,7 +100,7 @@ def generate(
         image_count=count,
         mime_type=f"image/{file_format.value}",
         quality=quality,
-        tier=imaging.Tier.Value(f"TIER_{tier.value.upper()}") if tier else imaging.TIER_UNSPECIFIED,
+        tier=f"TIER_{tier.value.upper()}" if tier else None,
         scheduler=scheduler,
     )
     if image is not None:

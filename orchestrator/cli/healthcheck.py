@@ -1,6 +1,6 @@
 """`sangsang healthcheck`: for containers, which have no other client."""
 
-from typing import Annotated
+from typing import Annotated, Any
 
 import grpc
 import typer
@@ -18,7 +18,7 @@ def healthcheck(
 ) -> None:
     """Exits with 0 when a service says SERVING, and with 1 when it does not."""
     with grpc.insecure_channel(address) as channel:
-        stub = health_pb2_grpc.HealthStub(channel)
+        stub: Any = health_pb2_grpc.HealthStub(channel)
         try:
             request = health_pb2.HealthCheckRequest(service=service)
             response = stub.Check(request, timeout=timeout)

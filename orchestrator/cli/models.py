@@ -42,7 +42,8 @@ def _print_model(model: imaging.Model) -> None:
     out.print(f"  schedulers  {', '.join(model.schedulers)}", highlight=False)
     out.print(
         f"  size        {limits.default_width_px}x{limits.default_height_px} by default, "
-        f"{limits.min_width_px}x{limits.min_height_px} to {limits.max_width_px}x{limits.max_height_px}, "
+        f"{limits.min_width_px}x{limits.min_height_px} to "
+        f"{limits.max_width_px}x{limits.max_height_px}, "
         f"multiples of {limits.size_multiple_px}\n"
         f"  prompt      {limits.max_token_count} tokens\n"
         f"  images      up to {limits.max_image_count} a request",

@@ -28,6 +28,7 @@ from .jobs import Finished
 from .models import DiffusionModel
 from .settings import DiffusionSettings
 from .step_loop import BatchStep
+from .tracing import BatchTracer
 
 _log = structlog.get_logger()
 
@@ -73,8 +74,9 @@ class DiffusionStage(services.DiffusionServiceServicer):
                 else:
                     yield to_progress(event)
 
-    def add_to_server(self, server: grpc.aio.Server, telemetry: Telemetry) -> None:  # noqa: ARG002
+    def add_to_server(self, server: grpc.aio.Server, telemetry: Telemetry) -> None:
         """Registers the service, and its engines over the Open Inference Protocol."""
+        self._observer = self._observer or BatchTracer(telemetry.tracer)
         services.add_DiffusionServiceServicer_to_server(self, server)
         identity = ServerIdentity(f"sangsang-{self.name}", version("sangsang"))
         handler = open_inference_handler(

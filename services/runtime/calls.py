@@ -5,7 +5,7 @@ The only place where a stub is called. What is left of the caller's deadline goe
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncGenerator, Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, cast
@@ -61,7 +61,7 @@ class StageCaller:
         with self._span(method) as (timeout_s, metadata):
             return await method(request, timeout=timeout_s, metadata=metadata)
 
-    async def stream(self, method: Callable[..., Any], request: Any) -> AsyncIterator[Any]:
+    async def stream(self, method: Callable[..., Any], request: Any) -> AsyncGenerator[Any, None]:
         """Yields the responses of a server-streaming method; closing it cancels the call.
 
         Raises:

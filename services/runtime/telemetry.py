@@ -1,7 +1,7 @@
 """Traces: the tracer of a process, and the names that spans and attributes have.
 
-Names follow OpenTelemetry's RPC conventions where they exist and begin with `sangsang.` elsewhere;
-`deploy/telemetry/registry.yaml` lists them, held by a test. Prompts are never recorded.
+Names follow OpenTelemetry's RPC conventions where they exist and begin with `sangsang.` elsewhere.
+Prompts are never recorded.
 """
 
 from opentelemetry import trace
@@ -29,6 +29,8 @@ QUEUE_SECONDS = "sangsang.queue_seconds"
 COMPUTE_SECONDS = "sangsang.compute_seconds"
 CACHE_HIT = "sangsang.cache_hit"
 BATCH_ROWS = "sangsang.batch.row_count"
+BATCH_JOBS = "sangsang.batch.job_count"
+STEP_INDEX = "sangsang.batch.step_index"
 
 
 class Telemetry:

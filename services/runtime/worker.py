@@ -7,9 +7,10 @@ work must look at a flag of its own between steps.
 
 import asyncio
 import contextvars
+import threading
 import time
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
@@ -38,6 +39,7 @@ class EngineWorker:
         self._executor = ThreadPoolExecutor(thread_count, thread_name_prefix=name)
         self._name = name
         self._max_pending = max_pending
+        self._lock = threading.Lock()
         self.pending_count = 0
 
     async def run(self, function: Callable[..., T], *args: Any) -> T:
@@ -64,14 +66,16 @@ class EngineWorker:
             value = context.run(function, *args)
             return Timed(value, started_at - queued_at, time.perf_counter() - started_at)
 
-        self.pending_count += 1
-        future = asyncio.get_running_loop().run_in_executor(self._executor, timed)
+        with self._lock:
+            self.pending_count += 1
+        future = self._executor.submit(timed)
         # Counted until the thread is done with it, not until the caller has gone.
         future.add_done_callback(self._forget)
-        return await future
+        return await asyncio.wrap_future(future)
 
-    def _forget(self, _: "asyncio.Future[Any]") -> None:
-        self.pending_count -= 1
+    def _forget(self, _: "Future[Any]") -> None:
+        with self._lock:
+            self.pending_count -= 1
 
     def close(self) -> None:
         """Waits for the running function and drops those that wait."""

@@ -1,4 +1,4 @@
-"""Imports point one way: orchestrator -> runtime; a stage -> runtime and kernels; kernels -> none."""
+"""Imports point one way: orchestrator -> runtime; stage -> runtime, kernels; kernels -> none."""
 
 import ast
 from pathlib import Path

@@ -68,5 +68,5 @@ def fake_folder(**changes: Any) -> Any:
 async def until(condition: Callable[[], bool], *, timeout_s: float = 5.0) -> None:
     """Returns once `condition()` holds; for what a thread changes, where there is no event."""
     async with asyncio.timeout(timeout_s):
-        while not condition():  # noqa: ASYNC110 a thread cannot set the loop's events
+        while not condition():
             await asyncio.sleep(0.001)

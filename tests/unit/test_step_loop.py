@@ -56,7 +56,7 @@ def gated(permits=0):
 
 async def until(condition):
     async with asyncio.timeout(10):
-        while not condition():  # noqa: ASYNC110 the loop under test has nothing to wait on
+        while not condition():
             await asyncio.sleep(0.001)
 
 

@@ -90,7 +90,7 @@ class Stage:
     async def pending(self, count: int) -> None:
         """Waits until this many engine calls wait or run."""
         async with asyncio.timeout(CALL_LIMIT_S):
-            while self.worker.pending_count != count:  # noqa: ASYNC110  the worker has no event
+            while self.worker.pending_count != count:
                 await asyncio.sleep(0.005)
 
     def stub(self, channel: grpc.aio.Channel) -> Any:
