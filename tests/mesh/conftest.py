@@ -10,6 +10,8 @@ from sangsang.services.runtime.building.build import build_model
 from sangsang.services.runtime.models.folder import ModelFolder
 
 POCKET = Path(__file__).parents[2] / "deploy" / "models" / "pocket"
+# Compiling tables takes time in proportion; the tests ask for fewer than this.
+MAX_STEP_COUNT = 30
 
 
 @pytest.fixture(scope="session")
@@ -28,7 +30,7 @@ def foreign(tmp_path_factory, cache_dir) -> Path:
     """A folder of Stable Diffusion 1.5's shape family that the mesh has never seen."""
     path = tmp_path_factory.mktemp("models") / "foreign"
     make_random_model(path, seed=1, variant="sd15_like")
-    build_model(ModelFolder.open(path), cache_dir=cache_dir)
+    build_model(ModelFolder.open(path), cache_dir=cache_dir, max_step_count=MAX_STEP_COUNT)
     return path
 
 
@@ -37,7 +39,7 @@ def tiny(tmp_path_factory, cache_dir) -> Path:
     """The smallest model, for tests of behaviour."""
     path = tmp_path_factory.mktemp("models") / "tiny"
     make_random_model(path, seed=2, variant="tiny")
-    build_model(ModelFolder.open(path), cache_dir=cache_dir)
+    build_model(ModelFolder.open(path), cache_dir=cache_dir, max_step_count=MAX_STEP_COUNT)
     return path
 
 
