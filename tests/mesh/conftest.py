@@ -11,7 +11,7 @@ from sangsang.services.runtime.models.folder import ModelFolder
 
 POCKET = Path(__file__).parents[2] / "deploy" / "models" / "pocket"
 # Compiling tables takes time in proportion; the tests ask for fewer than this.
-MAX_STEP_COUNT = 30
+MAX_STEP_COUNT = 24
 
 
 @pytest.fixture(scope="session")

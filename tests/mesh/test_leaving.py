@@ -80,9 +80,7 @@ async def test_neighbours_of_a_cancelled_call_are_untouched(slowed):
             break
     call.cancel()
     together = await asyncio.gather(*running)
-    assert [r.images[0].data.content for r in together] == [
-        r.images[0].data.content for r in alone
-    ]
+    assert [r.images[0].data.content for r in together] == [r.images[0].data.content for r in alone]
 
 
 async def test_one_image_of_a_request_that_fails_takes_its_siblings_along(mesh):

@@ -75,9 +75,7 @@ async def test_one_trace_goes_through_every_service(mesh):
         traces = {span.context.trace_id for span in mesh.spans.named(method)}
         assert traces == {trace_id}, method
     linked = {
-        link.context.trace_id
-        for span in mesh.spans.named("batch_step")
-        for link in span.links
+        link.context.trace_id for span in mesh.spans.named("batch_step") for link in span.links
     }
     assert linked == {trace_id}
     text = str([dict(span.attributes) for span in mesh.spans.ended])

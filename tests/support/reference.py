@@ -1,13 +1,18 @@
 """diffusers, as a user would run it: what the mesh is compared with."""
 
 import io
-from collections.abc import Sequence
-from functools import cache
+import warnings
+from collections.abc import Callable, Sequence
+from functools import cache, wraps
 from pathlib import Path
+from typing import ParamSpec, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
+
+P = ParamSpec("P")
+T = TypeVar("T")
 
 PROMPTS = (
     "a rocket on a yellow background",
@@ -43,6 +48,18 @@ SCHEDULERS = {
 }
 
 
+def _quietly(function: Callable[P, T]) -> Callable[P, T]:
+    """diffusers does what newer numpys and its own next release deprecate."""
+
+    @wraps(function)
+    def quiet(*args: P.args, **kwargs: P.kwargs) -> T:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            return function(*args, **kwargs)
+
+    return quiet
+
+
 @cache
 def _pipelines(folder: Path):
     import torch
@@ -50,7 +67,7 @@ def _pipelines(folder: Path):
 
     torch.set_num_threads(1)
     pipeline = StableDiffusionPipeline.from_pretrained(
-        folder, torch_dtype=torch.float32, safety_checker=None
+        folder, dtype=torch.float32, safety_checker=None
     )
     pipeline.set_progress_bar_config(disable=True)
     from_image = StableDiffusionImg2ImgPipeline(
@@ -60,6 +77,7 @@ def _pipelines(folder: Path):
     return pipeline, from_image
 
 
+@_quietly
 def reference_pictures(
     folder: Path,
     prompts: Sequence[str],
