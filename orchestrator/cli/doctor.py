@@ -7,6 +7,7 @@ import platform
 import shutil
 import subprocess
 
+from rich.markup import escape
 from rich.table import Table
 
 from .console import DEFAULT_CACHE, err, model_paths, out
@@ -50,4 +51,4 @@ def _state(extra: str, packages: tuple[str, ...]) -> tuple[str, str]:
     if not missing:
         return "[green]ready[/green]", ""
     how = f"pip install 'sangsang[{extra}]'" if extra else f"pip install {' '.join(missing)}"
-    return f"[yellow]missing {', '.join(missing)}[/yellow]", how
+    return f"[yellow]missing {', '.join(missing)}[/yellow]", escape(how)
