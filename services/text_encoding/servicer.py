@@ -1,27 +1,19 @@
 """`TextEncodingService`: finds the model's encoder, calls it, converts."""
 
-import asyncio
 from collections.abc import Sequence
-from importlib.metadata import version
 from pathlib import Path
 
 import grpc
-import structlog
 from opentelemetry import trace
 
 from sangsang.stages.v1alpha1 import text_encoding_service_pb2 as messages
 from sangsang.stages.v1alpha1 import text_encoding_service_pb2_grpc as services
 
 from ..runtime import telemetry
+from ..runtime.engines.engine import Engine
 from ..runtime.engines.loading import load_engine
-from ..runtime.errors import ModelNotFound, ModelNotReady, StageUnavailable
+from ..runtime.model_stage import ModelStage
 from ..runtime.models.folder import ModelFolder
-from ..runtime.open_inference import (
-    ServedEngine,
-    ServerIdentity,
-    WorkerRunner,
-    open_inference_handler,
-)
 from ..runtime.telemetry import Telemetry
 from ..runtime.worker import EngineWorker
 from .converters import to_response
@@ -32,10 +24,8 @@ from .tokenizer import ClipTokenizer
 
 MAX_BATCH_SIZE = 8
 
-_log = structlog.get_logger()
 
-
-class TextEncodingStage(services.TextEncodingServiceServicer):
+class TextEncodingStage(ModelStage[TextEncoder], services.TextEncodingServiceServicer):
     """The text encoding service of one process, all its models included."""
 
     name = "text_encoding"
@@ -45,13 +35,12 @@ class TextEncodingStage(services.TextEncodingServiceServicer):
 
     def __init__(self, settings: TextEncodingSettings) -> None:
         self._settings = settings
-        self._worker = EngineWorker(self.name, max_pending=settings.max_pending_calls)
+        worker = EngineWorker(self.name, max_pending=settings.max_pending_calls)
+        super().__init__(settings, worker, max_batch_size=MAX_BATCH_SIZE)
         self._cache = EmbeddingCache(
             entry_limit=settings.embedding_cache_entries,
             byte_limit=settings.embedding_cache_bytes,
         )
-        self._encoders: dict[str, TextEncoder] = {}
-        self._loaded = False
 
     async def EncodeText(  # noqa: N802 gRPC's name
         self,
@@ -73,35 +62,7 @@ class TextEncodingStage(services.TextEncodingServiceServicer):
     def add_to_server(self, server: grpc.aio.Server, telemetry: Telemetry) -> None:  # noqa: ARG002
         """Registers the service, and its engines over the Open Inference Protocol."""
         services.add_TextEncodingServiceServicer_to_server(self, server)
-        identity = ServerIdentity(f"sangsang-{self.name}", version("sangsang"))
-        handler = open_inference_handler(
-            self._served_engines, ready=lambda: self._loaded, identity=identity
-        )
-        server.add_generic_rpc_handlers((handler,))
-
-    async def load(self) -> None:
-        """Loads every model and runs each encoder once.
-
-        Raises:
-            ModelNotReady: there is no model, one cannot be served, or two have the same ID.
-        """
-        if not self._settings.models:
-            raise ModelNotReady("no model to serve; set SANGSANG_MODELS to its folder")
-        for path in self._settings.models:
-            model_id, encoder = await self._worker.run(self._open, path)
-            if model_id in self._encoders:
-                raise ModelNotReady(f"{path}: there is another model {model_id!r}; rename one")
-            self._encoders[model_id] = encoder
-            await encoder.warm_up()
-            _log.info("model_loaded", model_id=model_id, engine=encoder.engine.backend)
-        self._loaded = True
-
-    async def close(self) -> None:
-        """Waits for what runs and frees the engines."""
-        self._loaded = False
-        await asyncio.to_thread(self._worker.close)
-        for encoder in self._encoders.values():
-            encoder.engine.close()
+        self._add_engines(server)
 
     def _open(self, path: Path) -> tuple[str, TextEncoder]:
         folder = ModelFolder.open(path)
@@ -122,34 +83,8 @@ class TextEncodingStage(services.TextEncodingServiceServicer):
         )
         return folder.model_id, encoder
 
-    def _find(self, model_id: str) -> TextEncoder:
-        """Returns a model's encoder, and notes the model in the span and the log.
+    async def _warm_up(self, model: TextEncoder) -> None:
+        await model.warm_up()
 
-        Raises:
-            StageUnavailable: the models are still being loaded.
-            ModelNotFound: there is no such model.
-        """
-        if not self._loaded:
-            raise StageUnavailable("the service is still loading its models", retry_delay_s=1.0)
-        encoder = self._encoders.get(model_id)
-        if encoder is None:
-            raise ModelNotFound(model_id, sorted(self._encoders))
-        structlog.contextvars.bind_contextvars(model_id=model_id)
-        trace.get_current_span().set_attributes(
-            {
-                telemetry.MODEL_ID: model_id,
-                telemetry.STAGE: self.name,
-                telemetry.ENGINE: encoder.engine.backend,
-                telemetry.PRECISION: encoder.engine.precision,
-            }
-        )
-        return encoder
-
-    def _served_engines(self) -> dict[str, ServedEngine]:
-        runner = WorkerRunner(self._worker)
-        return {
-            f"{model_id}.{encoder.engine.name}": ServedEngine(
-                encoder.engine, runner, max_batch_size=MAX_BATCH_SIZE
-            )
-            for model_id, encoder in self._encoders.items()
-        }
+    def _engine(self, model: TextEncoder) -> Engine:
+        return model.engine
