@@ -19,9 +19,8 @@ from PIL import Image
 from .prompts import COLOURS
 
 SIDE_PX = 64
-_SCALE = (0.86, 0.93)
-_TILT_DEGREES = 4.0
-_SHIFT_PX = 2
+_SCALE = (0.78, 0.94)
+_TILT_DEGREES = 8.0
 _TONE_JITTER = 7
 _HELD_OUT_IN = 25
 
@@ -49,9 +48,7 @@ def compose(artwork: Image.Image, rgb: tuple[int, int, int], rng: Random) -> Ima
     # Premultiplied, or the transparent pixels' black would bleed into the edges.
     emoji = artwork.convert("RGBa").rotate(tilt, Image.Resampling.BICUBIC)
     emoji = emoji.resize((side, side), Image.Resampling.LANCZOS).convert("RGBA")
-    corner = (SIDE_PX - side) // 2
-    place = tuple(corner + rng.randint(-_SHIFT_PX, _SHIFT_PX) for _ in "xy")
-    ground.paste(emoji, (place[0], place[1]), emoji)
+    ground.paste(emoji, (rng.randint(0, SIDE_PX - side), rng.randint(0, SIDE_PX - side)), emoji)
     return ground
 
 
