@@ -1,0 +1,1 @@
+"""Step distillation: from a guided model of many steps to an unguided one of a few."""

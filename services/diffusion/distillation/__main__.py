@@ -1,0 +1,187 @@
+"""`python -m sangsang.services.diffusion.distillation`, which `sangsang distill` runs."""
+
+import json
+import os
+import sys
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from .progression import PRESETS, checked, halvings
+
+
+class Tier(StrEnum):
+    """Tiers of a manifest."""
+
+    FREE = "free"
+    PRO = "pro"
+
+
+app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+
+
+@app.command()
+def distill(
+    model: Annotated[
+        Path,
+        typer.Argument(metavar="MODEL_FOLDER", help="A diffusers Stable Diffusion folder."),
+    ],
+    to_steps: Annotated[int, typer.Option(min=1, help="Steps that the student needs.")] = 3,
+    from_steps: Annotated[
+        int | None,
+        typer.Option(min=2, help="Steps of the teacher.", show_default="the pro tier's, or 35"),
+    ] = None,
+    schedule: Annotated[
+        str,
+        typer.Option(
+            help="Step counts on the way, e.g. 35,18,9,5,3; `halving` derives them; `talk` is "
+            "70,35,15,3."
+        ),
+    ] = "halving",
+    guidance_scale: Annotated[
+        float | None,
+        typer.Option(
+            min=1.0,
+            help="Guidance that the student has built in.",
+            show_default="the pro tier's, or 7.5",
+        ),
+    ] = None,
+    name: Annotated[str, typer.Option(help="What the student's weights are called.")] = "student",
+    rank: Annotated[
+        int, typer.Option(min=0, help="Rank of the student's low-rank delta; 0 makes none.")
+    ] = 32,
+    full: Annotated[
+        bool, typer.Option("--full", help="Keep the full student too, as a second UNet.")
+    ] = False,
+    prompts: Annotated[
+        Path | None,
+        typer.Option(help="A text file, one prompt a line: the teacher draws what to learn on."),
+    ] = None,
+    pictures: Annotated[
+        Path | None,
+        typer.Option(help="Or an image folder with metadata.jsonl: learn on real pictures."),
+    ] = None,
+    latents: Annotated[int, typer.Option(min=1, help="How many the teacher draws.")] = 4096,
+    updates: Annotated[
+        int, typer.Option(min=1, help="Updates of each stage; the last ones get twice as many.")
+    ] = 1000,
+    batch_size: Annotated[int, typer.Option(min=1, help="Rows of an update.")] = 36,
+    learning_rate: Annotated[float, typer.Option(min=0.0, help="At its peak.")] = 3e-4,
+    mixed_precision: Annotated[str, typer.Option(help="no, bf16 or fp16.")] = "bf16",
+    checkpoint_interval: Annotated[
+        float, typer.Option(min=0.0, help="Seconds between checkpoints; a kill costs no more.")
+    ] = 60.0,
+    workers: Annotated[
+        int | None,
+        typer.Option(min=1, help="Training processes.", show_default="GPUs, or all cores but one"),
+    ] = None,
+    tier: Annotated[
+        Tier | None,
+        typer.Option(
+            help="Tier that takes the student from now on, in the folder's sangsang.json."
+        ),
+    ] = None,
+    work: Annotated[
+        Path | None,
+        typer.Option(
+            help="Latents, checkpoints, log and plots; a run that was stopped goes on from here.",
+            show_default="build/distillation/<folder's name>",
+        ),
+    ] = None,
+) -> None:
+    """Teach a student to do in TO_STEPS unguided passes what the guided model does in many.
+
+    The student is written into the model folder as a low-rank adapter, which is served in one
+    batch with its teacher, or as a second UNet, or as both. Progress, a CSV log, a loss plot and
+    sample grids lie in the work folder. Stop it at any time; the same command goes on.
+    """
+    if prompts is None and pictures is None:
+        raise typer.BadParameter("give --prompts FILE or --pictures FOLDER: something to learn on")
+    _start_workers(workers)
+    from .display import Display
+    from .distiller import CannotDistil, Distillation, DistillationPlan
+    from .trainer import TrainingSettings
+
+    pro = _tier(model, "pro")
+    counts = _counts(schedule, from_steps or pro.get("step_count", 35), to_steps)
+    plan = DistillationPlan(
+        model=model,
+        step_counts=counts,
+        guidance_scale=guidance_scale or pro.get("guidance_scale", 7.5),
+        name=name,
+        rank=rank,
+        keeps_full=full,
+        tier=None if tier is None else tier.value,
+        pictures=pictures,
+        prompts=() if prompts is None else _lines(prompts),
+        latent_count=latents,
+        training=TrainingSettings(updates, batch_size, learning_rate, checkpoint_interval),
+        mixed_precision=mixed_precision,
+        work=work or Path("build/distillation") / model.resolve().name,
+    )
+    display = Display(quiet=os.environ.get("RANK", "0") != "0")
+    try:
+        students = Distillation(plan, display).run()
+    except CannotDistil as exc:
+        raise SystemExit(f"error: {exc}") from exc
+    if students.unet is not None:
+        display.note(f"the student: {students.unet}")
+    if students.adapter is not None:
+        held = "" if students.held_energy is None else f" (held {students.held_energy:.1%})"
+        display.note(f"as a low-rank delta: {students.adapter}{held}")
+
+
+def _start_workers(workers: int | None) -> None:
+    """Becomes a launcher of so many processes, unless this is one of them or one is enough."""
+    if "TORCHELASTIC_RUN_ID" in os.environ:
+        import torch
+
+        if not torch.cuda.is_available():
+            torch.set_num_threads(1)
+        return
+    import torch
+
+    on_gpu = torch.cuda.is_available()
+    count = workers or (torch.cuda.device_count() if on_gpu else max(1, (os.cpu_count() or 2) - 1))
+    if count == 1:
+        return
+    launcher = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={count}"]
+    command = [sys.executable, *launcher, "-m", str(__spec__.name).removesuffix(".__main__")]
+    # Several threads in each of several processes only get into each other's way.
+    environment = {"OMP_NUM_THREADS": "1", **os.environ}
+    if not on_gpu:
+        environment["ACCELERATE_USE_CPU"] = "true"
+    os.execve(  # noqa: S606 our own interpreter
+        sys.executable, [*command, *sys.argv[1:]], environment
+    )
+
+
+def _counts(schedule: str, from_steps: int, to_steps: int) -> tuple[int, ...]:
+    try:
+        if schedule == "halving":
+            return halvings(from_steps, to_steps)
+        if schedule in PRESETS:
+            return PRESETS[schedule]
+        return checked(tuple(int(part) for part in schedule.split(",")))
+    except ValueError as exc:
+        raise typer.BadParameter(f"--schedule {schedule}: {exc}") from exc
+
+
+def _lines(path: Path) -> tuple[str, ...]:
+    found = tuple(line.strip() for line in path.read_text("utf-8").splitlines() if line.strip())
+    if not found:
+        raise typer.BadParameter(f"{path} holds no prompts")
+    return found
+
+
+def _tier(model: Path, name: str) -> dict[str, Any]:
+    path = model / "sangsang.json"
+    if not path.is_file():
+        return {}
+    return json.loads(path.read_text("utf-8")).get("tiers", {}).get(name, {})
+
+
+if __name__ == "__main__":
+    app()

@@ -1,0 +1,377 @@
+"""A distillation from beginning to end: what to learn on, then one stage after another.
+
+Everything is kept in one work folder as it is made; started again, a run goes on where it was.
+"""
+
+# diffusers and transformers annotate loosely: `tuple[str]` for any tuple, outputs as bare tuples.
+# pyright: reportPrivateImportUsage=false, reportArgumentType=false, reportAttributeAccessIssue=false
+# pyright: reportReturnType=false
+# pyright: reportCallIssue=false
+
+import copy
+import fcntl
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from dataclasses import asdict, dataclass, replace
+from datetime import timedelta
+from pathlib import Path
+
+import torch
+from accelerate import Accelerator
+from accelerate.utils import InitProcessGroupKwargs
+from diffusers import DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
+from diffusers.models.attention_processor import AttnProcessor
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from .display import Display
+from .journal import Journal, LogLine
+from .lessons import Lesson
+from .low_rank import add_adapter, factor, matrices, save_adapter
+from .networks import GuidedDenoiser, UnguidedDenoiser
+from .offering import Offer, enter
+from .progression import Stage, stages
+from .studies import Studies, TeacherSampling, draw_latents, from_pictures, read_drawn
+from .trainer import StageTrainer, Standing, TrainingSettings
+from .trajectory import NoiseSchedule
+
+# Serving that starts this far below pure noise does not show a student what it is given.
+_LOWEST_START = 0.9
+_TEACHER_SAMPLING_STEPS = 20
+_SAMPLE_COUNT = 16
+_LAST_STAGE_SHARE = 2
+_LONGEST_WAIT = timedelta(hours=12)
+
+
+class CannotDistil(Exception):
+    """The model folder or the options do not allow a distillation; says what to change."""
+
+
+@dataclass(frozen=True, slots=True)
+class DistillationPlan:
+    """What to distil, into what, and how.
+
+    Attributes:
+        model: a diffusers Stable Diffusion folder.
+        step_counts: from the teacher's to the student's, falling.
+        guidance_scale: of the teacher; the student's pictures have it built in.
+        name: of the student's weights in the model folder.
+        rank: of the low-rank student; 0 makes none.
+        keeps_full: whether the full student goes into the model folder beside a low-rank one.
+        tier: that gets the student; None changes no tier.
+        pictures: an image folder to learn on; None learns on what the teacher draws.
+        prompts: what the teacher draws; not used with pictures.
+        latent_count: how much it draws.
+        training: of one stage; the last ones get twice the updates.
+        mixed_precision: `no`, `bf16` or `fp16`.
+        work: where everything is kept.
+    """
+
+    model: Path
+    step_counts: tuple[int, ...]
+    guidance_scale: float
+    name: str
+    rank: int
+    keeps_full: bool
+    tier: str | None
+    pictures: Path | None
+    prompts: tuple[str, ...]
+    latent_count: int
+    training: TrainingSettings
+    mixed_precision: str
+    work: Path
+
+
+@dataclass(frozen=True, slots=True)
+class Students:
+    """What came out.
+
+    Attributes:
+        unet: folder of the full student in the model folder; None if it is not kept there.
+        adapter: folder of the low-rank student; None if none was asked for.
+        held_energy: share of the difference that the rank holds before it is taught again.
+    """
+
+    unet: Path | None
+    adapter: Path | None
+    held_energy: float | None
+
+
+class Distillation:
+    """Runs a plan.
+
+    Args:
+        plan: what to do.
+        display: shows progress.
+
+    Raises:
+        CannotDistil: the work folder holds a run with other options, or serving would not start
+            from pure noise.
+    """
+
+    def __init__(self, plan: DistillationPlan, display: Display) -> None:
+        self._plan, self._display = plan, display
+        self._accelerator = Accelerator(
+            cpu=not torch.accelerator.is_available(),
+            mixed_precision=plan.mixed_precision,
+            # While one process draws samples, the others wait longer than for any gradient.
+            kwargs_handlers=[InitProcessGroupKwargs(timeout=_LONGEST_WAIT)],
+        )
+        plan.work.mkdir(parents=True, exist_ok=True)
+        if self._accelerator.is_main_process:
+            _check_same(plan)
+        self._journal = Journal(plan.work)
+        self._pipeline = _open(plan.model, self._accelerator.device)
+        self._scheduler = DDIMScheduler.from_config(self._pipeline.scheduler.config)
+        self._schedule = NoiseSchedule(self._scheduler, self._accelerator.device)
+        _check_start(self._schedule, plan.step_counts[-1])
+        self._held_energy: float | None = None
+
+    def run(self) -> Students:
+        """Returns the students, written into the model folder.
+
+        Raises:
+            CannotDistil: another run is at work in the same folder.
+        """
+        with _alone(self._plan.work) if self._accelerator.is_main_process else nullcontext():
+            return self._run()
+
+    def _run(self) -> Students:
+        studies = self._studies()
+        todo = stages(self._plan.step_counts, low_rank=self._plan.rank > 0)
+        teacher = before = original = self._pipeline.unet
+        for number, stage in enumerate(todo):
+            if stage.weights == "low_rank":
+                # Taught by the same teacher as the full student whose delta it is.
+                student = self._low_rank_student(before)
+            else:
+                teacher, student = before, copy.deepcopy(before)
+            self._run_stage(number, stage, original if stage.guided else teacher, student, studies)
+            before = student
+        return self._publish(todo)
+
+    def _studies(self) -> Studies:
+        plan, accelerator = self._plan, self._accelerator
+        with self._display.counting("latents") as report:
+            if plan.pictures is not None:
+                side_px = self._pipeline.unet.config.sample_size * self._pipeline.vae_scale_factor
+                file = plan.work / "latents.safetensors"
+                with accelerator.main_process_first():
+                    return from_pictures(
+                        self._pipeline, plan.pictures, (side_px, side_px), file, report
+                    )
+            sampling = TeacherSampling(
+                plan.prompts, plan.latent_count, _TEACHER_SAMPLING_STEPS, plan.guidance_scale
+            )
+            share = range(accelerator.process_index, sampling.file_count, accelerator.num_processes)
+            folder = plan.work / "latents"
+            draw_latents(self._pipeline, sampling, folder, share, report)
+            accelerator.wait_for_everyone()
+            return read_drawn(sampling, folder)
+
+    def _low_rank_student(self, full: UNet2DConditionModel) -> UNet2DConditionModel:
+        student = copy.deepcopy(self._pipeline.unet)
+        add_adapter(student, self._plan.rank)
+        self._held_energy = factor(student, full)
+        return student
+
+    def _run_stage(
+        self,
+        number: int,
+        stage: Stage,
+        teacher: UNet2DConditionModel,
+        student: UNet2DConditionModel,
+        studies: Studies,
+    ) -> None:
+        folder = self._plan.work / stage.name
+        folder.mkdir(exist_ok=True)
+        done = self._learnt(stage)
+        _require_gradients(student, stage)
+        if done.exists():
+            _load_learnt(student, done)
+            self._display.note(f"{stage.name}: done before")
+            return
+        teacher.requires_grad_(False).eval()
+        denoiser = (
+            GuidedDenoiser(teacher, self._schedule, self._plan.guidance_scale)
+            if stage.guided
+            else UnguidedDenoiser(teacher, self._schedule)
+        )
+        trainer = StageTrainer(
+            self._accelerator,
+            student,
+            Lesson(stage, self._schedule, denoiser),
+            self._schedule,
+            studies,
+            self._embed,
+            _settings_of(stage, self._plan.training),
+            number,
+        )
+        checkpoint = folder / "checkpoint.pt"
+        with self._display.training(stage.name) as show:
+
+            def report(standing: Standing) -> None:
+                if self._accelerator.is_main_process:
+                    self._journal.add(_line(stage, standing))
+                    show(standing)
+
+            trainer.resume(checkpoint)
+            if self._accelerator.is_main_process:
+                self._journal.rewind(stage.name, trainer.update)
+            trainer.train(checkpoint, report)
+        if self._accelerator.is_main_process:
+            self._finish(stage, student, studies, done)
+            checkpoint.unlink(missing_ok=True)
+        self._accelerator.free_memory()
+        self._accelerator.wait_for_everyone()
+
+    def _finish(
+        self, stage: Stage, student: UNet2DConditionModel, studies: Studies, done: Path
+    ) -> None:
+        self._journal.plot()
+        prompts = list(dict.fromkeys(studies.prompts))[:_SAMPLE_COUNT]
+        pictures = self._sampled(student, prompts, stage.student_step_count)
+        title = f"{stage.name}: {stage.student_step_count} steps, unguided"
+        self._journal.keep_samples(stage.name, pictures, title)
+        learnt = {
+            n: p.detach().contiguous() for n, p in student.named_parameters() if p.requires_grad
+        }
+        partial = done.with_suffix(".partial")
+        save_file(learnt, partial)
+        partial.rename(done)
+
+    def _sampled(self, unet: UNet2DConditionModel, prompts: list[str], steps: int) -> list:
+        parts = {**self._pipeline.components, "unet": unet.eval(), "scheduler": self._scheduler}
+        pipeline = StableDiffusionPipeline(**parts, requires_safety_checker=False)
+        pipeline.set_progress_bar_config(disable=True)
+        seeds = [torch.Generator().manual_seed(index) for index in range(len(prompts))]
+        return pipeline(
+            prompts, num_inference_steps=steps, guidance_scale=1.0, generator=seeds
+        ).images
+
+    @torch.no_grad()
+    def _embed(self, prompts: list[str]) -> Tensor:
+        pipeline = self._pipeline
+        tokens = pipeline.tokenizer(
+            prompts,
+            padding="max_length",
+            max_length=pipeline.tokenizer.model_max_length,
+            truncation=True,
+            return_tensors="pt",
+        )
+        return pipeline.text_encoder(tokens.input_ids.to(self._accelerator.device))[0].float()
+
+    def _publish(self, todo: tuple[Stage, ...]) -> Students:
+        plan = self._plan
+        low_rank = plan.rank > 0
+        adapter = plan.model / "adapters" / plan.name if low_rank else None
+        unet = plan.model / f"{plan.name}_unet" if plan.keeps_full or not low_rank else None
+        if self._accelerator.is_main_process:
+            if adapter is not None:
+                student = copy.deepcopy(self._pipeline.unet)
+                add_adapter(student, plan.rank)
+                _load_learnt(student, self._learnt(todo[-1]))
+                save_adapter(student, adapter)
+            if unet is not None:
+                full = copy.deepcopy(self._pipeline.unet)
+                _load_learnt(full, self._learnt(next(s for s in todo if _is_last_full(s))))
+                full.half().save_pretrained(unet)
+            enter(plan.model, _offer(plan, adapter, unet))
+        return Students(unet, adapter, self._held_energy)
+
+    def _learnt(self, stage: Stage) -> Path:
+        return self._plan.work / stage.name / "student.safetensors"
+
+
+def _is_last_full(stage: Stage) -> bool:
+    return stage.last and stage.weights == "full"
+
+
+def _offer(plan: DistillationPlan, adapter: Path | None, unet: Path | None) -> Offer:
+    places = [None if p is None else str(p.relative_to(plan.model)) for p in (adapter, unet)]
+    return Offer(plan.name, places[0], places[1], plan.step_counts[-1], plan.tier)
+
+
+def _open(model: Path, device: torch.device) -> StableDiffusionPipeline:
+    pipeline = StableDiffusionPipeline.from_pretrained(
+        model, safety_checker=None, requires_safety_checker=False, use_safetensors=True
+    )
+    pipeline.set_progress_bar_config(disable=True)
+    if device.type == "cpu":
+        # On a CPU: convolutions run faster over channels that lie together, and plain matrix
+        # products beat the fused attention's backward pass three times.
+        pipeline.unet.to(memory_format=torch.channels_last)
+        pipeline.unet.set_attn_processor(AttnProcessor())
+    pipeline.text_encoder.requires_grad_(False)
+    pipeline.vae.requires_grad_(False)
+    return pipeline.to(device)
+
+
+def _require_gradients(student: UNet2DConditionModel, stage: Stage) -> None:
+    student.requires_grad_(False)
+    if stage.weights == "low_rank":
+        for name, parameter in student.named_parameters():
+            parameter.requires_grad_("lora_" in name)
+        return
+    for layer in matrices(student).values():
+        layer.weight.requires_grad_(True)
+
+
+@torch.no_grad()
+def _load_learnt(student: UNet2DConditionModel, file: Path) -> None:
+    parameters = dict(student.named_parameters())
+    for name, tensor in load_file(file).items():
+        parameters[name].copy_(tensor)
+
+
+def _settings_of(stage: Stage, training: TrainingSettings) -> TrainingSettings:
+    if not stage.last:
+        return training
+    return replace(training, update_count=training.update_count * _LAST_STAGE_SHARE)
+
+
+def _line(stage: Stage, standing: Standing) -> LogLine:
+    return LogLine(
+        stage.name,
+        standing.update,
+        standing.loss,
+        standing.learning_rate,
+        standing.rows_per_s,
+        standing.elapsed_s,
+    )
+
+
+def _check_start(schedule: NoiseSchedule, step_count: int) -> None:
+    first = int(schedule.served_timesteps(step_count)[0])
+    if first < _LOWEST_START * schedule.train_step_count:
+        raise CannotDistil(
+            f"in {step_count} steps this model's scheduler starts at timestep {first} of "
+            f"{schedule.train_step_count}, but serving starts from pure noise. Set "
+            '"timestep_spacing": "trailing" in scheduler/scheduler_config.json'
+        )
+
+
+@contextmanager
+def _alone(work: Path) -> Iterator[None]:
+    with (work / "lock").open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise CannotDistil(f"another distillation is at work in {work}") from None
+        yield
+
+
+def _check_same(plan: DistillationPlan) -> None:
+    """Refuses to carry on a run with other options: its stages would not fit together."""
+    said = {name: str(value) for name, value in asdict(plan).items() if name != "work"}
+    path = plan.work / "plan.json"
+    if path.exists():
+        kept = json.loads(path.read_text("utf-8"))
+        changed = [name for name in said if said[name] != kept.get(name)]
+        if changed:
+            raise CannotDistil(
+                f"{plan.work} holds a distillation with other options ({', '.join(changed)}); "
+                "repeat those, or take another --work folder"
+            )
+    path.write_text(json.dumps(said, indent=2) + "\n", "utf-8")

@@ -1,0 +1,98 @@
+"""Which student learns from which teacher: the step counts on the way down.
+
+Salimans & Ho (2022) halve the steps again and again; Meng et al. (2023) first fold guidance into a
+single pass. Each is one `Stage`: a student whose every step does what its teacher does in a few.
+"""
+
+import itertools
+from dataclasses import dataclass
+from typing import Literal
+
+PRESETS: dict[str, tuple[int, ...]] = {"talk": (70, 35, 15, 3)}
+
+WeightForm = Literal["full", "low_rank"]
+
+
+@dataclass(frozen=True, slots=True)
+class Stage:
+    """One student and its teacher.
+
+    Attributes:
+        teacher_step_count: steps that the teacher was made for.
+        student_step_count: steps that the student learns to need.
+        guided: whether the teacher is the original model with guidance, two passes a step; later
+            teachers are students themselves and take one.
+        weights: whether the student may change whole matrices or only by a low rank.
+        last: whether its student is what will be served: it practises on just the timesteps that
+            serving visits, where earlier ones practise everywhere.
+    """
+
+    teacher_step_count: int
+    student_step_count: int
+    guided: bool
+    weights: WeightForm = "full"
+    last: bool = False
+
+    @property
+    def teacher_steps_per_step(self) -> int:
+        """Teacher's steps that one step of the student replaces, rounded up."""
+        return -(-self.teacher_step_count // self.student_step_count)
+
+    @property
+    def name(self) -> str:
+        """What files and logs call it, e.g. `18-to-9`, `35-guided`, `3-low-rank`."""
+        if self.weights == "low_rank":
+            return f"{self.student_step_count}-low-rank"
+        if self.teacher_step_count == self.student_step_count:
+            return f"{self.student_step_count}-guided"
+        return f"{self.teacher_step_count}-to-{self.student_step_count}"
+
+
+def halvings(from_step_count: int, to_step_count: int) -> tuple[int, ...]:
+    """Returns the step counts of a progression, e.g. 35, 18, 9, 5, 3.
+
+    Raises:
+        ValueError: the counts do not fall, or are below 1.
+    """
+    counts = [from_step_count]
+    while counts[-1] > to_step_count:
+        counts.append(max(to_step_count, -(-counts[-1] // 2)))
+    return checked(tuple(counts))
+
+
+def checked(counts: tuple[int, ...]) -> tuple[int, ...]:
+    """Returns the step counts if a progression can be made of them.
+
+    Raises:
+        ValueError: they do not fall strictly, or end below 1.
+    """
+    falling = all(a > b for a, b in itertools.pairwise(counts))
+    if not counts or not falling or counts[-1] < 1:
+        raise ValueError(f"step counts must fall, down to 1 at the least: {counts}")
+    return counts
+
+
+def stages(counts: tuple[int, ...], *, low_rank: bool) -> tuple[Stage, ...]:
+    """Returns the stages of a progression in their order.
+
+    Args:
+        counts: step counts from the teacher's to the student's.
+        low_rank: whether the last student is then factored and taught once more as a low-rank
+            delta of the original model.
+    """
+    first = counts[0]
+    found = [Stage(first, first, guided=True, last=len(counts) == 1)]
+    for before, after in itertools.pairwise(counts):
+        found.append(Stage(before, after, guided=False, last=after == counts[-1]))
+    if low_rank:
+        final = found[-1]
+        found.append(
+            Stage(
+                final.teacher_step_count,
+                final.student_step_count,
+                guided=final.guided,
+                weights="low_rank",
+                last=True,
+            )
+        )
+    return tuple(found)
