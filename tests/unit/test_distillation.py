@@ -72,6 +72,7 @@ def _plan(model: Path, **changes: Any) -> DistillationPlan:
     plan = DistillationPlan(
         model=model,
         step_counts=(4, 2),
+        method="progressive",
         guidance_scale=3.0,
         name="student",
         rank=2,
@@ -200,6 +201,14 @@ def test_pictures_are_learnt_from_where_there_are_some(model: Path) -> None:
     _distill(_plan(model, pictures=pictures, prompts=(), update_count=2))
     latents = load_file(model.parent / "work" / "latents.safetensors")["latents"]
     assert latents.shape[:2] == (3, 4)
+
+
+def test_consistency_is_one_stage_and_its_low_rank(model: Path) -> None:
+    _distill(_plan(model, method="consistency", tier="free"))
+    stages = dict.fromkeys(line["stage"] for line in _log(model.parent / "work"))
+    assert list(stages) == ["4-consistency-2", "2-low-rank"]
+    manifest = json.loads((model / "sangsang.json").read_text())
+    assert manifest["tiers"]["free"]["scheduler"] == "lcm"
 
 
 def test_a_model_that_would_not_start_from_noise_is_refused(tmp_path: Path) -> None:

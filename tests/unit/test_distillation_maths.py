@@ -8,7 +8,11 @@ import torch
 from diffusers import DDIMScheduler
 from torch import Tensor
 
-from sangsang.services.diffusion.distillation.lessons import Lesson, Question
+from sangsang.services.diffusion.distillation.lessons import (
+    ConsistencyLesson,
+    ProgressiveLesson,
+    Question,
+)
 from sangsang.services.diffusion.distillation.networks import (
     Conditions,
     GuidedDenoiser,
@@ -177,7 +181,7 @@ def test_weights_are_the_larger_of_both_errors() -> None:
 def test_a_student_with_its_teachers_steps_and_weights_answers_right(last: bool) -> None:
     schedule, unet = _schedule(), _LinearUNet()
     teacher = UnguidedDenoiser(unet, schedule)
-    lesson = Lesson(Stage(8, 8, guided=False, last=last), schedule, teacher)
+    lesson = ProgressiveLesson(Stage(8, 8, guided=False, last=last), schedule, teacher)
     question = lesson.question(_latents(), _conditions(), torch.Generator().manual_seed(0))
     wanted = lesson.answer(question)
     answered = teacher(question.noisy, question.start, question.conditions)
@@ -187,7 +191,7 @@ def test_a_student_with_its_teachers_steps_and_weights_answers_right(last: bool)
 def test_an_answer_of_two_steps_is_that_of_stepping_by_hand() -> None:
     schedule = _schedule()
     teacher = UnguidedDenoiser(_LinearUNet(), schedule)
-    lesson = Lesson(Stage(6, 3, guided=False, last=True), schedule, teacher)
+    lesson = ProgressiveLesson(Stage(6, 3, guided=False, last=True), schedule, teacher)
     noisy, rows = _latents(3), _conditions(3)
     start, end = torch.tensor([999, 666, 332]), torch.tensor([666, 332, CLEAN])
     middle = torch.tensor([833, 499, 166])
@@ -198,6 +202,30 @@ def test_an_answer_of_two_steps_is_that_of_stepping_by_hand() -> None:
     answer = lesson.answer(Question(noisy, start, end, rows))
     reached = ddim_step(noisy, answer, schedule.level(start), schedule.level(end))
     torch.testing.assert_close(reached, by_hand, rtol=1e-4, atol=1e-4)
+
+
+def test_consistency_asks_for_the_next_answer_and_at_the_end_for_the_teachers() -> None:
+    schedule = _schedule()
+    teacher = UnguidedDenoiser(_LinearUNet(), schedule)
+    student = UnguidedDenoiser(_HalvingUNet(), schedule)
+    lesson = ConsistencyLesson(Stage(4, 2, guided=True), schedule, teacher, student)
+    noisy, rows = _latents(2), _conditions(2)
+    start, end = torch.tensor([749, 249]), torch.tensor([499, CLEAN])
+    reached = ddim_step(
+        noisy, teacher(noisy, start, rows), schedule.level(start), schedule.level(end)
+    )
+    answer = lesson.answer(Question(noisy, start, end, rows))
+    later = student(reached[:1], end[:1], _conditions(1))
+    torch.testing.assert_close(answer[:1], later)
+    torch.testing.assert_close(answer[1:], reached[1:])
+    question = lesson.question(_latents(64), _conditions(64), torch.Generator().manual_seed(0))
+    assert set(question.start.tolist()) == {999, 749, 499, 249}
+    assert set(question.end.tolist()) == {749, 499, 249, CLEAN}
+
+
+class _HalvingUNet(torch.nn.Module):
+    def forward(self, noisy: Tensor, timesteps: Tensor, contexts: Tensor) -> _Output:
+        return _Output(noisy / 2)
 
 
 def test_guidance_is_ho_and_salimans() -> None:
@@ -231,7 +259,7 @@ def test_questions_lie_where_they_should(step_count: int) -> None:
     random = torch.Generator().manual_seed(1)
     for last in (False, True):
         stage = Stage(2 * step_count, step_count, guided=False, last=last)
-        lesson = Lesson(stage, schedule, UnguidedDenoiser(_LinearUNet(), schedule))
+        lesson = ProgressiveLesson(stage, schedule, UnguidedDenoiser(_LinearUNet(), schedule))
         question = lesson.question(_latents(64), _conditions(64), random)
         assert (question.start > question.end).all()
         assert question.end.min() >= CLEAN
@@ -248,7 +276,7 @@ def test_every_answer_is_finite_where_the_schedule_does_not_end_clean() -> None:
     # Stable Diffusion 1.5: epsilon, and an end that is as noisy as timestep 0.
     scheduler = DDIMScheduler(**{**_SCHEDULER, "set_alpha_to_one": False})
     schedule = NoiseSchedule(scheduler)
-    lesson = Lesson(
+    lesson = ProgressiveLesson(
         Stage(36, 18, guided=False), schedule, UnguidedDenoiser(_LinearUNet(), schedule)
     )
     question = lesson.question(_latents(512), _conditions(512), torch.Generator().manual_seed(0))

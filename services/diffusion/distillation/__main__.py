@@ -12,6 +12,13 @@ import typer
 from .progression import PRESETS, checked, halvings
 
 
+class Method(StrEnum):
+    """Ways to distil."""
+
+    PROGRESSIVE = "progressive"
+    CONSISTENCY = "consistency"
+
+
 class Tier(StrEnum):
     """Tiers of a manifest."""
 
@@ -40,6 +47,9 @@ def distill(
             "70,35,15,3."
         ),
     ] = "halving",
+    method: Annotated[
+        Method, typer.Option(help="Progressive halving, or latent consistency in one stage.")
+    ] = Method.PROGRESSIVE,
     guidance_scale: Annotated[
         float | None,
         typer.Option(
@@ -109,6 +119,7 @@ def distill(
     plan = DistillationPlan(
         model=model,
         step_counts=counts,
+        method=method.value,
         guidance_scale=guidance_scale or pro.get("guidance_scale", 7.5),
         name=name,
         rank=rank,

@@ -27,11 +27,11 @@ from torch import Tensor
 
 from .display import Display
 from .journal import Journal, LogLine
-from .lessons import Lesson
+from .lessons import ConsistencyLesson, Lesson, ProgressiveLesson
 from .low_rank import add_adapter, factor, matrices, save_adapter
-from .networks import GuidedDenoiser, UnguidedDenoiser
+from .networks import Denoiser, GuidedDenoiser, UnguidedDenoiser
 from .offering import Offer, enter
-from .progression import Stage, stages
+from .progression import Method, Stage, stages
 from .studies import Studies, TeacherSampling, draw_latents, from_pictures, read_drawn
 from .trainer import StageTrainer, Standing, TrainingSettings
 from .trajectory import NoiseSchedule
@@ -55,6 +55,7 @@ class DistillationPlan:
     Attributes:
         model: a diffusers Stable Diffusion folder.
         step_counts: from the teacher's to the student's, falling.
+        method: progressive halving, or latent consistency in one stage.
         guidance_scale: of the teacher; the student's pictures have it built in.
         name: of the student's weights in the model folder.
         rank: of the low-rank student; 0 makes none.
@@ -70,6 +71,7 @@ class DistillationPlan:
 
     model: Path
     step_counts: tuple[int, ...]
+    method: Method
     guidance_scale: float
     name: str
     rank: int
@@ -139,7 +141,9 @@ class Distillation:
 
     def _run(self) -> Students:
         studies = self._studies()
-        todo = stages(self._plan.step_counts, low_rank=self._plan.rank > 0)
+        todo = stages(
+            self._plan.step_counts, low_rank=self._plan.rank > 0, method=self._plan.method
+        )
         teacher = before = original = self._pipeline.unet
         for number, stage in enumerate(todo):
             if stage.weights == "low_rank":
@@ -201,7 +205,7 @@ class Distillation:
         trainer = StageTrainer(
             self._accelerator,
             student,
-            Lesson(stage, self._schedule, denoiser),
+            lambda learning: self._lesson(stage, denoiser, learning),
             self._schedule,
             studies,
             self._embed,
@@ -225,6 +229,11 @@ class Distillation:
             checkpoint.unlink(missing_ok=True)
         self._accelerator.free_memory()
         self._accelerator.wait_for_everyone()
+
+    def _lesson(self, stage: Stage, teacher: Denoiser, student: Denoiser) -> Lesson:
+        if stage.method == "consistency":
+            return ConsistencyLesson(stage, self._schedule, teacher, student)
+        return ProgressiveLesson(stage, self._schedule, teacher)
 
     def _finish(
         self, stage: Stage, student: UNet2DConditionModel, studies: Studies, done: Path
@@ -290,7 +299,8 @@ def _is_last_full(stage: Stage) -> bool:
 
 def _offer(plan: DistillationPlan, adapter: Path | None, unet: Path | None) -> Offer:
     places = [None if p is None else str(p.relative_to(plan.model)) for p in (adapter, unet)]
-    return Offer(plan.name, places[0], places[1], plan.step_counts[-1], plan.tier)
+    scheduler = "lcm" if plan.method == "consistency" else "ddim"
+    return Offer(plan.name, places[0], places[1], plan.step_counts[-1], scheduler, plan.tier)
 
 
 def _open(model: Path, device: torch.device) -> StableDiffusionPipeline:

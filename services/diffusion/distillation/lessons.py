@@ -1,6 +1,7 @@
 """What a student is asked: noisy latents, and the answer that its teacher would have it give."""
 
 import itertools
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 
 import torch
@@ -36,7 +37,7 @@ class Question:
     conditions: Conditions
 
 
-class Lesson:
+class Lesson(ABC):
     """The questions of a stage, and how an answer is marked.
 
     Args:
@@ -47,7 +48,6 @@ class Lesson:
 
     def __init__(self, stage: Stage, schedule: NoiseSchedule, teacher: Denoiser) -> None:
         self._stage, self._schedule, self._teacher = stage, schedule, teacher
-        self._served = schedule.served_timesteps(stage.student_step_count)
 
     def question(self, clean: Tensor, conditions: Conditions, random: torch.Generator) -> Question:
         """Returns a question about latents, its timesteps and noise drawn on the CPU.
@@ -57,11 +57,43 @@ class Lesson:
             conditions: of the same rows.
             random: decides all that is left to chance; a CPU generator.
         """
-        start, end = self._timesteps(len(clean), random)
+        # One draw from each of equal slices: every batch sees the whole schedule.
+        slices = (torch.arange(len(clean)) + torch.rand(len(clean), generator=random)) / len(clean)
+        start, end = self._timesteps(slices)
         noise = torch.randn(clean.shape, generator=random)
         start, end, noise = (tensor.to(clean.device) for tensor in (start, end, noise))
         noisy = noised(clean, noise, self._schedule.level(start))
         return Question(noisy, start, end, conditions)
+
+    @abstractmethod
+    def answer(self, question: Question) -> Tensor:
+        """Returns the clean latents that the student should give, without a gradient."""
+
+    def loss(self, answered: Tensor, wanted: Tensor, question: Question) -> Tensor:
+        """Returns the mean squared error of clean latents, weighted by the truncated SNR."""
+        weight = truncated_snr(self._schedule.level(question.start))
+        return (weight * (answered - wanted).square()).mean()
+
+    @abstractmethod
+    def _timesteps(self, slices: Tensor) -> tuple[Tensor, Tensor]:
+        """Returns where steps start and end, [row] int64 each, for draws from 0..1."""
+
+    def _teacher_step(
+        self, latents: Tensor, start: Tensor, end: Tensor, conditions: Conditions
+    ) -> Tensor:
+        # Close to the end two substeps may fall on one timestep; standing still is no division.
+        moving = (start != end).view(-1, 1, 1, 1)
+        clean = self._teacher(latents, start, conditions)
+        at, to = self._schedule.level(start), self._schedule.level(end)
+        return torch.where(moving, ddim_step(latents, clean, at, to), latents)
+
+
+class ProgressiveLesson(Lesson):
+    """One step of the student for a few of its teacher's: Salimans & Ho (2022)."""
+
+    def __init__(self, stage: Stage, schedule: NoiseSchedule, teacher: Denoiser) -> None:
+        super().__init__(stage, schedule, teacher)
+        self._served = schedule.served_timesteps(stage.student_step_count)
 
     @torch.no_grad()
     def answer(self, question: Question) -> Tensor:
@@ -80,23 +112,7 @@ class Lesson:
         at, to = self._schedule.level(question.start), self._schedule.level(question.end)
         return clean_that_reaches(latents, question.noisy, at, to)
 
-    def loss(self, answered: Tensor, wanted: Tensor, question: Question) -> Tensor:
-        """Returns the mean squared error of clean latents, weighted by the truncated SNR."""
-        weight = truncated_snr(self._schedule.level(question.start))
-        return (weight * (answered - wanted).square()).mean()
-
-    def _teacher_step(
-        self, latents: Tensor, start: Tensor, end: Tensor, conditions: Conditions
-    ) -> Tensor:
-        # Close to the end two substeps may fall on one timestep; standing still is no division.
-        moving = (start != end).view(-1, 1, 1, 1)
-        clean = self._teacher(latents, start, conditions)
-        at, to = self._schedule.level(start), self._schedule.level(end)
-        return torch.where(moving, ddim_step(latents, clean, at, to), latents)
-
-    def _timesteps(self, rows: int, random: torch.Generator) -> tuple[Tensor, Tensor]:
-        """Draws where the student starts and ends, one draw from each of equal slices."""
-        slices = (torch.arange(rows) + torch.rand(rows, generator=random)) / rows
+    def _timesteps(self, slices: Tensor) -> tuple[Tensor, Tensor]:
         if self._stage.last:
             index = (slices * self._stage.student_step_count).long()
             return self._served[:-1][index], self._served[1:][index]
@@ -108,3 +124,39 @@ class Lesson:
         start = (slices * (first + span)).long().clamp(1, first)
         end = (start - round(span)).clamp(min=CLEAN)
         return start, end
+
+
+class ConsistencyLesson(Lesson):
+    """The same clean latents from everywhere on a path: Luo et al., latent consistency (2023).
+
+    The student's answer at a timestep is to be its own answer one teacher's step later; at the end
+    of the path that is the teacher's. Without an average of the student as the target, which Song
+    & Dhariwal (2023) found to be in the way.
+
+    Args:
+        stage: whose; the teacher's step count is the path's.
+        schedule: noise levels and timesteps.
+        teacher: guided.
+        student: gives the answers of the next timestep.
+    """
+
+    def __init__(
+        self, stage: Stage, schedule: NoiseSchedule, teacher: Denoiser, student: Denoiser
+    ) -> None:
+        super().__init__(stage, schedule, teacher)
+        self._student = student
+        self._path = schedule.served_timesteps(stage.teacher_step_count)
+
+    @torch.no_grad()
+    def answer(self, question: Question) -> Tensor:
+        """Returns the student's own answer after one step of the teacher."""
+        reached = self._teacher_step(
+            question.noisy, question.start, question.end, question.conditions
+        )
+        ended = (question.end == CLEAN).view(-1, 1, 1, 1)
+        later = question.end.clamp(min=0)
+        return torch.where(ended, reached, self._student(reached, later, question.conditions))
+
+    def _timesteps(self, slices: Tensor) -> tuple[Tensor, Tensor]:
+        index = (slices * self._stage.teacher_step_count).long()
+        return self._path[:-1][index], self._path[1:][index]

@@ -18,6 +18,8 @@ class Offer:
         adapter: folder of the low-rank student in the model folder, or None.
         unet: folder of the full student in the model folder, or None.
         step_count: steps it was made for.
+        scheduler: the sampler that it was taught with; another would step elsewhere than it was
+            shown.
         tier: `free` or `pro`, which takes the student from now on; None leaves the tiers alone.
     """
 
@@ -25,6 +27,7 @@ class Offer:
     adapter: str | None
     unet: str | None
     step_count: int
+    scheduler: str
     tier: str | None
 
 
@@ -39,11 +42,10 @@ def enter(model: Path, offer: Offer) -> None:
         full = offer.name if offer.adapter is None else offer.name + FULL_SUFFIX
         weights[full] = {"unet": offer.unet}
     if offer.tier is not None:
-        # The sampler that it was taught with; another would step elsewhere than it was shown.
         manifest.setdefault("tiers", {})[offer.tier] = {
             "step_count": offer.step_count,
             "guidance_scale": 1.0,
-            "scheduler": "ddim",
+            "scheduler": offer.scheduler,
             "weights": offer.name,
         }
     partial = path.with_suffix(".partial")

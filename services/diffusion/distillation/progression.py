@@ -5,11 +5,12 @@ single pass. Each is one `Stage`: a student whose every step does what its teach
 """
 
 import itertools
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 PRESETS: dict[str, tuple[int, ...]] = {"talk": (70, 35, 15, 3)}
 
+Method = Literal["progressive", "consistency"]
 WeightForm = Literal["full", "low_rank"]
 
 
@@ -22,6 +23,7 @@ class Stage:
         student_step_count: steps that the student learns to need.
         guided: whether the teacher is the original model with guidance, two passes a step; later
             teachers are students themselves and take one.
+        method: what the student is asked: where a few of its teacher's steps lead, or where all do.
         weights: whether the student may change whole matrices or only by a low rank.
         last: whether its student is what will be served: it practises on just the timesteps that
             serving visits, where earlier ones practise everywhere.
@@ -30,6 +32,7 @@ class Stage:
     teacher_step_count: int
     student_step_count: int
     guided: bool
+    method: Method = "progressive"
     weights: WeightForm = "full"
     last: bool = False
 
@@ -43,6 +46,8 @@ class Stage:
         """What files and logs call it, e.g. `18-to-9`, `35-guided`, `3-low-rank`."""
         if self.weights == "low_rank":
             return f"{self.student_step_count}-low-rank"
+        if self.method == "consistency":
+            return f"{self.teacher_step_count}-consistency-{self.student_step_count}"
         if self.teacher_step_count == self.student_step_count:
             return f"{self.student_step_count}-guided"
         return f"{self.teacher_step_count}-to-{self.student_step_count}"
@@ -72,27 +77,24 @@ def checked(counts: tuple[int, ...]) -> tuple[int, ...]:
     return counts
 
 
-def stages(counts: tuple[int, ...], *, low_rank: bool) -> tuple[Stage, ...]:
+def stages(
+    counts: tuple[int, ...], *, low_rank: bool, method: Method = "progressive"
+) -> tuple[Stage, ...]:
     """Returns the stages of a progression in their order.
 
     Args:
         counts: step counts from the teacher's to the student's.
         low_rank: whether the last student is then factored and taught once more as a low-rank
             delta of the original model.
+        method: of all stages; `consistency` goes from the first count to the last in one.
     """
-    first = counts[0]
-    found = [Stage(first, first, guided=True, last=len(counts) == 1)]
-    for before, after in itertools.pairwise(counts):
-        found.append(Stage(before, after, guided=False, last=after == counts[-1]))
+    first, final = counts[0], counts[-1]
+    if method == "consistency":
+        found = [Stage(first, final, guided=True, method=method, last=True)]
+    else:
+        found = [Stage(first, first, guided=True, last=len(counts) == 1)]
+        for before, after in itertools.pairwise(counts):
+            found.append(Stage(before, after, guided=False, last=after == final))
     if low_rank:
-        final = found[-1]
-        found.append(
-            Stage(
-                final.teacher_step_count,
-                final.student_step_count,
-                guided=final.guided,
-                weights="low_rank",
-                last=True,
-            )
-        )
+        found.append(replace(found[-1], weights="low_rank"))
     return tuple(found)

@@ -20,7 +20,7 @@ from diffusers.training_utils import EMAModel
 from torch import Tensor, nn
 
 from .lessons import Lesson
-from .networks import Conditions, UnguidedDenoiser
+from .networks import Conditions, Denoiser, UnguidedDenoiser
 from .studies import Studies
 from .trajectory import NoiseSchedule
 
@@ -79,7 +79,7 @@ class StageTrainer:
     Args:
         accelerator: the device, the precision, and the other processes.
         unet: the student, changed in place; only parameters that require a gradient learn.
-        lesson: asks and answers.
+        new_lesson: returns what asks and answers, given the student.
         schedule: tells what the student's outputs mean.
         studies: latents and prompts to ask about.
         embed: prompts -> embeddings, [prompt, token, width], f32, on the device.
@@ -91,19 +91,20 @@ class StageTrainer:
         self,
         accelerator: Accelerator,
         unet: nn.Module,
-        lesson: Lesson,
+        new_lesson: Callable[[Denoiser], Lesson],
         schedule: NoiseSchedule,
         studies: Studies,
         embed: Callable[[list[str]], Tensor],
         settings: TrainingSettings,
         number: int,
     ) -> None:
-        self._accelerator, self._lesson, self._studies = accelerator, lesson, studies
+        self._accelerator, self._studies = accelerator, studies
         self._embed, self._settings, self._number = embed, settings, number
         self._learning = [p for p in unet.parameters() if p.requires_grad]
         optimizer = torch.optim.AdamW(self._learning, settings.learning_rate, weight_decay=0.0)
         self._wrapped, self._optimizer = accelerator.prepare(unet, optimizer)
         self._student = UnguidedDenoiser(self._wrapped, schedule)
+        self._lesson = new_lesson(UnguidedDenoiser(unet, schedule))
         self._average = EMAModel(self._learning, _LONGEST_AVERAGE, use_ema_warmup=True, power=0.75)
         self._average.to(accelerator.device)
         self._empty = embed([""])
