@@ -170,7 +170,8 @@ class Distillation:
             )
             share = range(accelerator.process_index, sampling.file_count, accelerator.num_processes)
             folder = plan.work / "latents"
-            draw_latents(self._pipeline, sampling, folder, share, report)
+            with accelerator.autocast():
+                draw_latents(self._pipeline, sampling, folder, share, report)
             accelerator.wait_for_everyone()
             return read_drawn(sampling, folder)
 
