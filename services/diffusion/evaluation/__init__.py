@@ -1,1 +1,1 @@
-"""How good are a model's pictures, and what do they cost? Any diffusers folder, its tiers compared."""
+"""How good a model's pictures are and what they cost: any diffusers folder, its tiers compared."""

@@ -11,9 +11,10 @@ Features = NDArray[np.float64]
 
 
 def frechet_distance(first: Features, second: Features) -> float:
-    """Returns the squared Fréchet distance of the Gaussians fitted to two sets (Heusel et al. 2017).
+    """Returns the squared Fréchet distance of the Gaussians fitted to two sets.
 
-    It is biased: with fewer samples it comes out larger, so compare it only at equal counts.
+    Heusel et al. 2017. It is biased: with fewer samples it comes out larger, so compare it only at
+    equal counts.
 
     Args:
         first: [sample, feature].

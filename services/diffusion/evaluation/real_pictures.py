@@ -1,4 +1,4 @@
-"""Real pictures with names, in Hugging Face's `imagefolder` layout: pictures beside `metadata.jsonl`.
+"""Real pictures with names: Hugging Face's `imagefolder`, pictures beside `metadata.jsonl`.
 
 They are what the judge learns from, what generated pictures are measured against, and where the
 questions come from: each line's text is a prompt that its picture answers.

@@ -16,19 +16,22 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from diffusers import StableDiffusionPipeline
 from numpy.typing import NDArray
 
+from ...runtime.building.probing import NotAffine
 from ...runtime.building.schedules import make_scheduler, own_scheduler, with_own_sampler
 from ...runtime.errors import ModelNotReady
 from ...runtime.models.folder import ModelFolder
 from .configurations import Configuration
 from .questions import Question
-from .weights import WeightSet, open_pipeline, open_weights
+from .weights import WeightSet, keep_libraries_quiet, open_pipeline, open_weights
+
+if TYPE_CHECKING:
+    from diffusers import StableDiffusionPipeline
 
 BATCH_SIZE = 16
 
@@ -92,7 +95,7 @@ class Painter:
         cpu_s = time.process_time() - started_s
         return Drawn((images * 255).round().astype(np.uint8), cpu_s, self._unet_rows)
 
-    def _open(self, configuration: Configuration) -> StableDiffusionPipeline:
+    def _open(self, configuration: Configuration) -> "StableDiffusionPipeline":
         if self._pipeline is None or self._weights != configuration.weights:
             folder = self._model.path
             self._pipeline = open_pipeline(folder, open_weights(folder, configuration.weights))
@@ -117,6 +120,7 @@ class Painting:
     def __init__(self, folder: Path, store: Path, workers: int) -> None:
         self._folder, self._store, self._workers = folder, store, workers
         self._model = ModelFolder.open(folder)
+        self._digests: dict[str, str] = {}
 
     def check(self, configurations: Iterable[Configuration]) -> None:
         """Finds each configuration's weights and scheduler.
@@ -152,18 +156,15 @@ class Painting:
             "settings": settings,
             "prompts": batch.prompts,
             "seeds": batch.seeds,
-            "model": self.digest(batch.configuration.weights),
+            "model": self._digest(batch.configuration.weights),
         }
         text = json.dumps(decisive, sort_keys=True)
         return self._store / f"{hashlib.sha256(text.encode()).hexdigest()[:32]}.npz"
 
-    def digest(self, weights: str) -> str:
-        """Returns the sha256, in hex, of all that a set of weights draws with."""
-        files = _files(open_weights(self._folder, weights))
-        parts = [self._model.digest(module) for module in ("text_encoder", "unet", "vae_decoder")]
-        parts += [hashlib.sha256(file.read_bytes()).hexdigest() for file in files]
-        parts.append(json.dumps(dict(self._model.scheduler_config), sort_keys=True))
-        return hashlib.sha256("\n".join(parts).encode()).hexdigest()
+    def _digest(self, weights: str) -> str:
+        if weights not in self._digests:
+            self._digests[weights] = _digest(self._model, open_weights(self._folder, weights))
+        return self._digests[weights]
 
 
 def batches_of(configuration: Configuration, questions: Sequence[Question]) -> list[Batch]:
@@ -189,7 +190,10 @@ def swapped(own: Any, name: str | None) -> Any:
     recipe = recipes.get(name or default)
     if recipe is None:
         raise ModelNotReady(f"there is no scheduler {name!r}; known are {', '.join(recipes)}")
-    return make_scheduler(own, name or default, recipe)
+    try:
+        return make_scheduler(own, name or default, recipe)
+    except NotAffine as exc:
+        raise ModelNotReady(exc.why) from exc
 
 
 def _draw_all(
@@ -222,6 +226,7 @@ def _start(folder: Path) -> None:
     # Ctrl-C reaches every process; the first one alone decides what is left undone.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     torch.set_num_threads(1)
+    keep_libraries_quiet()
     _painter = Painter(folder)
 
 
@@ -230,10 +235,19 @@ def _draw(batch: Batch) -> Drawn:
     return _painter.draw(batch)
 
 
-def _files(weights: WeightSet) -> list[Path]:
-    """Returns the files of a set of weights, its configuration among them."""
+def model_digest(model: ModelFolder) -> str:
+    """Returns the sha256, in hex, of all that the folder's own weights draw with."""
+    parts = [model.digest(module) for module in ("text_encoder", "unet", "vae_decoder")]
+    parts.append(json.dumps(dict(model.scheduler_config), sort_keys=True))
+    return hashlib.sha256("\n".join(parts).encode()).hexdigest()
+
+
+def _digest(model: ModelFolder, weights: WeightSet) -> str:
     config = weights.folder / "config.json"
-    return [*weights.files, *([config] if config.is_file() else [])]
+    files = [*weights.files, *([config] if config.is_file() else [])]
+    parts = [model_digest(model)]
+    parts += [hashlib.sha256(file.read_bytes()).hexdigest() for file in files]
+    return hashlib.sha256("\n".join(parts).encode()).hexdigest()
 
 
 def _save(drawn: Drawn, file: Path) -> None:

@@ -11,14 +11,16 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import torch
-from diffusers import StableDiffusionPipeline, UNet2DConditionModel
 
 from ...runtime.errors import ModelNotReady
 from ...runtime.models.folder import MANIFEST_NAME
 from ...runtime.models.weights import find_weight_files
+
+if TYPE_CHECKING:
+    from diffusers import StableDiffusionPipeline
 
 BASE = "base"
 ADAPTER_STEM = "pytorch_lora_weights"
@@ -63,8 +65,11 @@ def open_weights(folder: Path, name: str) -> WeightSet:
     )
 
 
-def open_pipeline(folder: Path, weights: WeightSet) -> StableDiffusionPipeline:
+def open_pipeline(folder: Path, weights: WeightSet) -> "StableDiffusionPipeline":
     """Returns the folder's pipeline with these weights in its UNet, computed in f32."""
+    # Imported here: five seconds that a wrong argument should not cost.
+    from diffusers import StableDiffusionPipeline, UNet2DConditionModel
+
     # Folders that store only the variant `fp16` load nothing without its name.
     half = all(".fp16." in file.name for file in open_weights(folder, BASE).files)
     pipeline = StableDiffusionPipeline.from_pretrained(
@@ -86,6 +91,15 @@ def open_pipeline(folder: Path, weights: WeightSet) -> StableDiffusionPipeline:
         pipeline.fuse_lora()
         pipeline.unload_lora_weights()
     return pipeline
+
+
+def keep_libraries_quiet() -> None:
+    """Keeps diffusers and transformers from telling what they lack for other models."""
+    import diffusers.utils.logging
+    import transformers.utils.logging
+
+    diffusers.utils.logging.set_verbosity_error()
+    transformers.utils.logging.set_verbosity_error()
 
 
 def _weights_table(folder: Path) -> Mapping[str, object]:
