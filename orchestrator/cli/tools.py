@@ -9,7 +9,7 @@ import importlib.util
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -60,22 +60,32 @@ class Tool:
     def run(self, arguments: Sequence[str]) -> int:
         """Runs the tool and returns its exit code, 128 and the number if a signal ended it."""
         command = [sys.executable, "-m", f"sangsang.{self.module}", *arguments]
-        # The words are a constant of this file and what the user typed.
-        process = subprocess.Popen(command)  # noqa: S603
-        with _leaving_signals_to(process):
+        with _signals_left_to_the_tool() as started:
+            # The words are a constant of this file and what the user typed.
+            process = subprocess.Popen(command)  # noqa: S603
+            started(process)
             code = process.wait()
         return code if code >= 0 else _SIGNALLED - code
 
 
 @contextmanager
-def _leaving_signals_to(process: subprocess.Popen[bytes]) -> Iterator[None]:
-    """While the tool runs, Ctrl-C is its affair, and what asks us to end asks it."""
-    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+def _signals_left_to_the_tool() -> Iterator[Callable[[subprocess.Popen[bytes]], None]]:
+    """While the tool runs, Ctrl-C is its affair, and what asks us to end asks it.
+
+    Yields what tells that it has started. The handlers are there before it is, or a signal in
+    between would end us and leave it running.
+    """
+    running: list[subprocess.Popen[bytes]] = []
+
+    def end(number: int, _: object) -> None:
+        for process in running:
+            process.send_signal(number)
+
     # The terminal sends Ctrl-C to both; passing it on would send it twice.
-    signal.signal(signal.SIGINT, lambda *_: None)
-    signal.signal(signal.SIGTERM, lambda *_: process.terminate())
+    handlers = {signal.SIGINT: lambda *_: None, signal.SIGTERM: end}
+    before = {number: signal.signal(number, handler) for number, handler in handlers.items()}
     try:
-        yield
+        yield running.append
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)

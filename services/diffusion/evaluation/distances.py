@@ -1,11 +1,14 @@
 """How far two sets of pictures lie apart, as features: Fréchet distance, KID, and variety.
 
 Features are the judge's, not Inception's, so the figures compare configurations judged by the same
-judge, and nothing else. All is computed in f64.
+judge, and nothing else. All is computed in f64, and by torch: numpy's threads ignore how many this
+process may use, and took 35 s beside busy neighbours for what one thread does in 0.3.
 """
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 Features = NDArray[np.float64]
 
@@ -23,13 +26,13 @@ def frechet_distance(first: Features, second: Features) -> float:
     Raises:
         ValueError: a set has fewer than two samples.
     """
-    _check(first, second)
-    shift = first.mean(0) - second.mean(0)
-    one, other = _covariance(first), _covariance(second)
+    rows, other_rows = _tensors(first, second)
+    shift = rows.mean(0) - other_rows.mean(0)
+    one, other = _covariance(rows), _covariance(other_rows)
     # tr sqrt(AB) is the sum of the roots of the eigenvalues of A^1/2 B A^1/2, which is symmetric.
     root = _square_root(one)
-    shared = np.sqrt(np.linalg.eigvalsh(root @ other @ root).clip(0)).sum()
-    return float(shift @ shift + np.trace(one) + np.trace(other) - 2 * shared)
+    shared = torch.linalg.eigvalsh(root @ other @ root).clamp(min=0).sqrt().sum()
+    return (shift @ shift + one.trace() + other.trace() - 2 * shared).item()
 
 
 def kernel_distance(first: Features, second: Features) -> float:
@@ -45,15 +48,9 @@ def kernel_distance(first: Features, second: Features) -> float:
     Raises:
         ValueError: a set has fewer than two samples.
     """
-    _check(first, second)
-    count, other_count = len(first), len(second)
-    within = _kernel(first, first)
-    other_within = _kernel(second, second)
-    return float(
-        (within.sum() - np.trace(within)) / (count * (count - 1))
-        + (other_within.sum() - np.trace(other_within)) / (other_count * (other_count - 1))
-        - 2 * _kernel(first, second).mean()
-    )
+    rows, other_rows = _tensors(first, second)
+    between = _kernel(rows, other_rows).mean()
+    return (_mean_of_pairs(rows) + _mean_of_pairs(other_rows) - 2 * between).item()
 
 
 def mean_pairwise_distance(features: Features) -> float:
@@ -62,25 +59,32 @@ def mean_pairwise_distance(features: Features) -> float:
     Raises:
         ValueError: it has fewer than two samples.
     """
-    _check(features, features)
-    rows, columns = np.triu_indices(len(features), k=1)
-    return float(np.linalg.norm(features[rows] - features[columns], axis=1).mean())
+    (rows,) = _tensors(features)
+    return torch.pdist(rows).mean().item()
 
 
-def _kernel(first: Features, second: Features) -> NDArray[np.float64]:
-    return (first @ second.T / first.shape[1] + 1) ** 3
+def _kernel(rows: Tensor, other_rows: Tensor) -> Tensor:
+    return (rows @ other_rows.T / rows.shape[1] + 1) ** 3
 
 
-def _covariance(features: Features) -> NDArray[np.float64]:
-    return np.atleast_2d(np.cov(features, rowvar=False))
+def _mean_of_pairs(rows: Tensor) -> Tensor:
+    """Returns the mean kernel between different rows: a row's own with itself is the bias."""
+    kernel = _kernel(rows, rows)
+    return (kernel.sum() - kernel.trace()) / (len(rows) * (len(rows) - 1))
 
 
-def _square_root(matrix: NDArray[np.float64]) -> NDArray[np.float64]:
-    values, vectors = np.linalg.eigh(matrix)
+def _covariance(rows: Tensor) -> Tensor:
+    centred = rows - rows.mean(0)
+    return centred.T @ centred / (len(rows) - 1)
+
+
+def _square_root(matrix: Tensor) -> Tensor:
+    values, vectors = torch.linalg.eigh(matrix)
     # Rounding makes eigenvalues that should be zero slightly negative.
-    return (vectors * np.sqrt(values.clip(0))) @ vectors.T
+    return (vectors * values.clamp(min=0).sqrt()) @ vectors.T
 
 
-def _check(first: Features, second: Features) -> None:
-    if min(len(first), len(second)) < 2:
-        raise ValueError(f"a distance needs two samples or more: {first.shape}, {second.shape}")
+def _tensors(*sets: Features) -> tuple[Tensor, ...]:
+    if min(map(len, sets)) < 2:
+        raise ValueError(f"a distance needs two samples or more: {[s.shape for s in sets]}")
+    return tuple(torch.from_numpy(one.astype(np.float64)) for one in sets)

@@ -94,12 +94,13 @@ def open_pipeline(folder: Path, weights: WeightSet) -> "StableDiffusionPipeline"
 
 
 def keep_libraries_quiet() -> None:
-    """Keeps diffusers and transformers from telling what they lack for other models."""
+    """Keeps diffusers and transformers from telling what they lack, and from drawing bars."""
     import diffusers.utils.logging
     import transformers.utils.logging
 
-    diffusers.utils.logging.set_verbosity_error()
-    transformers.utils.logging.set_verbosity_error()
+    for logging in (diffusers.utils.logging, transformers.utils.logging):
+        logging.set_verbosity_error()
+        logging.disable_progress_bar()
 
 
 def _weights_table(folder: Path) -> Mapping[str, object]:
