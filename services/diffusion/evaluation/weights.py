@@ -75,14 +75,14 @@ def open_pipeline(folder: Path, weights: WeightSet) -> "StableDiffusionPipeline"
     pipeline = StableDiffusionPipeline.from_pretrained(
         folder,
         safety_checker=None,
-        torch_dtype=torch.float32,
+        dtype=torch.float32,
         use_safetensors=True,
         variant="fp16" if half else None,
     )
     pipeline.set_progress_bar_config(disable=True)
     if weights.kind == "unet":
         pipeline.unet = UNet2DConditionModel.from_pretrained(
-            weights.folder, torch_dtype=torch.float32, use_safetensors=True
+            weights.folder, dtype=torch.float32, use_safetensors=True
         )
     if weights.kind == "adapter":
         pipeline.load_lora_weights(weights.folder, weight_name=weights.files[0].name)
