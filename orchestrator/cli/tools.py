@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import typer
+from rich.markup import escape
 
 from .console import fail
 
@@ -44,7 +45,8 @@ class Tool:
 
     def command(self, context: typer.Context) -> None:
         """Runs the tool with the arguments of the command line, and ends as it ends."""
-        raise typer.Exit(fail(problem) if (problem := self.problem()) else self.run(context.args))
+        problem = self.problem()
+        raise typer.Exit(fail(escape(problem)) if problem else self.run(context.args))
 
     def problem(self) -> str | None:
         """Returns what keeps the tool from running, in words; None when nothing does."""
@@ -52,8 +54,7 @@ class Tool:
             return f"this version of Sangsang has no `sangsang {self.name}`"
         missing = [name for name in self.packages if importlib.util.find_spec(name) is None]
         if missing:
-            # The bracket would be markup to the console.
-            remedy = f'pip install "sangsang\\[{self.extra}]"'
+            remedy = f'pip install "sangsang[{self.extra}]"'
             return f"`sangsang {self.name}` needs {', '.join(missing)}: {remedy}"
         return None
 

@@ -62,7 +62,7 @@ def test_a_missing_extra_is_named(monkeypatch):
     problem = tool.problem()
     assert problem is not None
     assert "torch_is_not_here" in problem
-    assert 'pip install "sangsang\\[train]"' in problem
+    assert 'pip install "sangsang[train]"' in problem
 
 
 def test_a_missing_tool_is_said_before_a_missing_extra():

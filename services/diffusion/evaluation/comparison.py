@@ -15,7 +15,15 @@ from .configurations import Configuration
 from .distances import Features, frechet_distance, kernel_distance, mean_pairwise_distance
 from .judge import Judge, open_judge
 from .questions import ask_again, ask_each, ask_for_figure
-from .real_pictures import RealPictures, Split, fit, read_pictures, split
+from .real_pictures import (
+    FEWEST_HELD_OUT,
+    BadPictures,
+    RealPictures,
+    Split,
+    fit,
+    read_pictures,
+    split,
+)
 from .results import Comparison, Outcome, Ratios, RealFigures
 from .sampling import Batch, Drawn, Painting, batches_of
 from .scores import Answers, mark, ratio, share
@@ -81,7 +89,7 @@ def compare(plan: Plan, bars: Progress) -> Comparison:
     measured = [
         examiner.examine(configuration, painting, bars) for configuration in plan.configurations
     ]
-    return examiner.conclude(measured, parts)
+    return examiner.conclude(measured, parts, painting.batch_size)
 
 
 class _Examiner:
@@ -98,7 +106,10 @@ class _Examiner:
     def examine(
         self, configuration: Configuration, painting: Painting, bars: Progress
     ) -> _Measured:
-        parts = [batches_of(configuration, q) for q in (self._asked, self._again, self._figure)]
+        parts = [
+            batches_of(configuration, questions, painting.batch_size)
+            for questions in (self._asked, self._again, self._figure)
+        ]
         batches = [batch for part in parts for batch in part]
         with _bar(bars, configuration.name) as tell:
             drawn = painting.draw(batches, _counted(batches, tell))
@@ -131,8 +142,8 @@ class _Examiner:
             tiles=tiles,
         )
 
-    def conclude(self, measured: Sequence[_Measured], parts: Split) -> Comparison:
-        reference = self._judge.look(self._pictures.pixels[parts.reference]).features
+    def conclude(self, measured: Sequence[_Measured], parts: Split, batch_size: int) -> Comparison:
+        reference = self._features(parts.reference)
         frechet = [frechet_distance(one.features, reference) for one in measured]
         groups = np.array([question.caption.group for question in self._asked])
         names = dict.fromkeys(groups.tolist())
@@ -155,15 +166,17 @@ class _Examiner:
             )
         ]
         real = self._real(parts, reference)
-        return Comparison(tuple(self._asked), tuple(self._figure), real, tuple(outcomes))
+        return Comparison(
+            tuple(self._asked), tuple(self._figure), batch_size, real, tuple(outcomes)
+        )
 
     def _real(self, parts: Split, reference: Features) -> RealFigures:
         held_out = np.concatenate([parts.reference, parts.control])
         seen = self._judge.look(self._pictures.pixels[held_out])
         hits = seen.best == self._pictures.labels[held_out][:, None]
-        # As many as are drawn, because the Fréchet distance grows where samples are few. The
-        # control is in the order of the file, so a few of it are taken from all over.
-        control = seen.features[len(parts.reference) :]
+        control = self._features(parts.control)
+        # As many as are drawn, because the Fréchet distance grows where samples are few; from all
+        # over, because the control is in the order of the file.
         count = min(len(control), len(self._asked))
         control = control[np.random.default_rng(0).permutation(len(control))[:count]]
         return RealFigures(
@@ -177,6 +190,17 @@ class _Examiner:
             sample_count=count,
             variety=self._real_variety(held_out, seen.features),
         )
+
+    def _features(self, rows: NDArray[np.int64]) -> Features:
+        """Returns the features of those real pictures whose names are asked for.
+
+        Other names would count as a distance of their own in a quick look at some of them.
+        """
+        asked = [question.caption.label for question in self._asked]
+        rows = rows[np.isin(self._pictures.labels[rows], asked)]
+        if len(rows) < FEWEST_HELD_OUT:
+            raise BadPictures("too few real pictures of the names asked for: ask more questions")
+        return self._judge.look(self._pictures.pixels[rows]).features
 
     def _real_variety(self, rows: NDArray[np.int64], features: Features) -> float | None:
         """Returns the variety of held-out pictures of the prompts that are asked again."""

@@ -20,6 +20,8 @@ METADATA_NAME = "metadata.jsonl"
 DEFAULT_GROUP = "all prompts"
 # Of every four pictures of a name, one is held out of the judge's training.
 _HELD_OUT_IN = 4
+# A set of one has no covariance.
+FEWEST_HELD_OUT = 2
 _DECODERS = 2
 
 
@@ -125,7 +127,7 @@ def split(pictures: RealPictures, seed: int = 0) -> Split:
         else:
             # Alternating by name too, or names with few pictures would all fall into one half.
             parts[1 + (place // _HELD_OUT_IN + label) % 2].append(row)
-    if min(len(part) for part in parts) < 2:
+    if min(len(part) for part in parts) < FEWEST_HELD_OUT:
         raise BadPictures(
             f"{len(pictures.captions)} pictures of {len(pictures.names)} names are too few: give "
             f"each name at least {_HELD_OUT_IN} pictures, and at least four names or 16 pictures"

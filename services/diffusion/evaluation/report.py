@@ -12,7 +12,6 @@ from rich.console import Console
 from rich.table import Table
 
 from .results import Comparison, Outcome
-from .sampling import BATCH_SIZE
 from .scores import Estimate
 
 JSON_NAME, MARKDOWN_NAME, FIGURE_NAME = "evaluation.json", "evaluation.md", "evaluation.png"
@@ -64,7 +63,7 @@ def as_json(comparison: Comparison, facts: dict[str, Any]) -> dict[str, Any]:
     measured = {
         "engine": f"diffusers {version('diffusers')}, torch {version('torch')}, f32",
         "machine": platform.machine(),
-        "seconds": f"CPU time of one thread, batches of {BATCH_SIZE}, median",
+        "seconds": f"CPU time of one thread, batches of {comparison.batch_size}, median",
     }
     return _rounded(
         {
@@ -144,8 +143,8 @@ def _ratios(comparison: Comparison) -> tuple[Row, list[Row]]:
         rows.append(
             (
                 outcome.configuration.name,
-                f"1/{1 / against.unet_evaluations:.3g}",
-                f"1/{1 / against.cpu_s:.3g}",
+                _times(against.unet_evaluations),
+                _times(against.cpu_s),
                 _ratio(against.top1),
                 f"{against.frechet:.2f}",
                 f"{against.variety:.2f}" if against.variety is not None else _ABSENT,
@@ -162,8 +161,8 @@ def _notes(comparison: Comparison) -> str:
         f"{len(comparison.questions)} drawn pictures against {real.reference_count} held-out real "
         f"ones; the last row, {real.sample_count} other real ones against the same. The Fréchet "
         "distance grows where samples are few, so compare it within this table only. Seconds: CPU "
-        f"time of one thread in diffusers, f32, batches of {BATCH_SIZE}, text and decoding "
-        "included, median."
+        f"time of one thread in diffusers, f32, batches of {comparison.batch_size}, text and "
+        "decoding included, median."
     )
 
 
@@ -178,6 +177,10 @@ def _ratio(estimate: Estimate | None) -> str:
     if estimate is None:
         return _ABSENT
     return f"{estimate.value:.3f} ({estimate.low:.3f} to {estimate.high:.3f})"
+
+
+def _times(share: float) -> str:
+    return f"{share:.3g}" if share >= 1 else f"1/{1 / share:.3g}"
 
 
 def _line(cells: Sequence[str]) -> str:

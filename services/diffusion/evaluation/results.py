@@ -81,9 +81,18 @@ class Outcome:
 
 @dataclass(frozen=True, slots=True)
 class Comparison:
-    """The whole evaluation: what was asked, what is real, what each configuration did."""
+    """The whole evaluation.
+
+    Attributes:
+        questions: what was asked of every configuration.
+        figure: the rows of the figure.
+        batch_size: pictures drawn at a time.
+        real: what real pictures score.
+        outcomes: what each configuration did, the reference first.
+    """
 
     questions: tuple[Question, ...]
     figure: tuple[Question, ...]
+    batch_size: int
     real: RealFigures
     outcomes: tuple[Outcome, ...]

@@ -33,7 +33,8 @@ from .weights import WeightSet, keep_libraries_quiet, open_pipeline, open_weight
 if TYPE_CHECKING:
     from diffusers import StableDiffusionPipeline
 
-BATCH_SIZE = 16
+# Pictures drawn at a time, and up to which size: larger ones would not fit into memory.
+_BATCH_SIZE, _BATCH_PIXELS = 16, 16 * 128 * 128
 
 # One per process, opened when the process starts.
 _painter: "Painter | None" = None
@@ -122,6 +123,12 @@ class Painting:
         self._model = ModelFolder.open(folder)
         self._digests: dict[str, str] = {}
 
+    @property
+    def batch_size(self) -> int:
+        """How many pictures are drawn at a time."""
+        pixels = self._model.default_width_px * self._model.default_height_px
+        return max(1, min(_BATCH_SIZE, _BATCH_PIXELS // pixels))
+
     def check(self, configurations: Iterable[Configuration]) -> None:
         """Finds each configuration's weights and scheduler.
 
@@ -167,9 +174,11 @@ class Painting:
         return self._digests[weights]
 
 
-def batches_of(configuration: Configuration, questions: Sequence[Question]) -> list[Batch]:
-    """Returns the questions as batches of at most 16, in their order."""
-    parts = [questions[i : i + BATCH_SIZE] for i in range(0, len(questions), BATCH_SIZE)]
+def batches_of(
+    configuration: Configuration, questions: Sequence[Question], size: int
+) -> list[Batch]:
+    """Returns the questions as batches of at most `size`, in their order."""
+    parts = [questions[i : i + size] for i in range(0, len(questions), size)]
     return [
         Batch(
             configuration,

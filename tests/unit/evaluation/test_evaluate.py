@@ -132,3 +132,10 @@ def test_a_bad_scheduler_is_found_before_anything_is_drawn(model, tmp_path):
 def test_no_name_is_the_folders_own_scheduler(model):
     own = own_scheduler(ModelFolder.open(model).scheduler_config)
     assert type(swapped(own, None)) is type(own)
+
+
+def test_a_quick_look_is_measured_against_the_names_it_asks_for(evaluate):
+    output = evaluate("quick", "--questions", "2")
+    report = json.loads((output / "evaluation.json").read_text("utf-8"))
+    assert report["questions"] == 4
+    assert report["real"]["reference_count"] == 2

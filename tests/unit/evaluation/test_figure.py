@@ -27,7 +27,7 @@ def comparison():
     questions = tuple(Question(Caption(text, 0, "all", None), 0) for text in PROMPTS)
     real = RealFigures(8, 2, SURE, SURE, 1.0, 0.0, 4, 4, None)
     outcomes = (outcome("pro", (10, 20)), outcome("pro at 3", (30, 40)), outcome("free", (50, 60)))
-    return Comparison(questions, questions, real, outcomes)
+    return Comparison(questions, questions, 16, real, outcomes)
 
 
 def test_every_tile_is_in_its_place(comparison):
