@@ -9,9 +9,9 @@ from PIL import Image, ImageDraw, ImageFont
 
 from .results import Comparison, Outcome
 
-_TILE_PX, _GAP_PX = 128, 10
+_TILE_PX, _GAP_PX = 128, 14
 _HEADER_PX, _LABEL_PX = 62, 190
-_TITLE_PX, _TEXT_PX = 17, 14
+_TITLE_PX, _TEXT_PX, _SMALL_PX = 17, 14, 13
 _INK, _FAINT, _PAPER = (25, 25, 30), (100, 100, 110), (255, 255, 255)
 
 Box = tuple[int, int, int, int]
@@ -72,8 +72,8 @@ def _write_title(pen: ImageDraw.ImageDraw, outcome: Outcome, below: Box) -> None
     guided = f"guidance {guidance:g}" if guidance > 1 else "no guidance"
     lines = (
         (configuration.name, _TITLE_PX, _INK),
-        (f"{configuration.step_count} steps, {guided}", _TEXT_PX, _FAINT),
-        (f"{outcome.unet_evaluations:g} UNet rows", _TEXT_PX, _FAINT),
+        (f"{configuration.step_count} steps, {guided}", _SMALL_PX, _FAINT),
+        (f"{outcome.unet_evaluations:g} UNet evaluations", _SMALL_PX, _FAINT),
     )
     top = 4
     for text, size_px, ink in lines:

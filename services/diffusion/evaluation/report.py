@@ -87,11 +87,11 @@ def _tables(comparison: Comparison) -> list[tuple[str, Row, list[Row]]]:
 def _quality(comparison: Comparison) -> tuple[Row, list[Row]]:
     header = (
         "",
-        "UNet evaluations a picture",
-        "s a picture",
-        f"right, of {comparison.real.names} names",
-        "among the first five",
-        "background right",
+        "UNet evaluations",
+        "seconds",
+        "right",
+        "first five",
+        "background",
         "Fréchet distance",
         "KID x 1000",
         "variety",
@@ -102,7 +102,7 @@ def _quality(comparison: Comparison) -> tuple[Row, list[Row]]:
         _ABSENT,
         _ABSENT,
         _percent(real.top1),
-        _percent(real.top5),
+        _percent(real.top5, interval=False),
         _ABSENT,
         f"{real.frechet:.1f}",
         f"{real.kernel * 1000:.2f}",
@@ -117,8 +117,8 @@ def _quality_row(outcome: Outcome, comparison: Comparison) -> Row:
         f"{outcome.unet_evaluations:g}",
         f"{outcome.cpu_s:.3f}",
         _percent(outcome.total.top1),
-        _percent(outcome.total.top5),
-        _percent(outcome.total.background),
+        _percent(outcome.total.top5, interval=False),
+        _percent(outcome.total.background, interval=False),
         f"{outcome.frechet:.1f} ({outcome.frechet / comparison.real.frechet:.1f} x real)",
         f"{outcome.kernel * 1000:.2f}",
         f"{outcome.variety:.1f}",
@@ -154,23 +154,24 @@ def _ratios(comparison: Comparison) -> tuple[Row, list[Row]]:
 
 
 def _notes(comparison: Comparison) -> str:
-    real = comparison.real
+    real, count = comparison.real, len(comparison.questions)
     return (
-        f"{len(comparison.questions)} questions, the same with the same seeds for every row; in "
-        "brackets, 95 % bootstrap intervals. Fréchet distance and KID: the judge's features, "
-        f"{len(comparison.questions)} drawn pictures against {real.reference_count} held-out real "
-        f"ones; the last row, {real.sample_count} other real ones against the same. The Fréchet "
-        "distance grows where samples are few, so compare it within this table only. Seconds: CPU "
-        f"time of one thread in diffusers, f32, batches of {comparison.batch_size}, text and "
-        "decoding included, median."
+        f"{count} questions, the same with the same seeds for every row. Right: the judge's first "
+        f"guess among {real.names} names; in brackets, 95 % bootstrap intervals. Fréchet distance "
+        f"and KID: the judge's features, {count} drawn pictures against {real.reference_count} "
+        f"held-out real ones; the last row, {real.sample_count} other real ones against the same. "
+        "The Fréchet distance grows where samples are few, so compare it within this table only. "
+        "UNet evaluations and seconds are for one picture; a guided step takes two evaluations. "
+        "Seconds: CPU time of one thread in diffusers, f32, batches of "
+        f"{comparison.batch_size}, text and decoding included, median."
     )
 
 
-def _percent(estimate: Estimate | None) -> str:
+def _percent(estimate: Estimate | None, *, interval: bool = True) -> str:
     if estimate is None:
         return _ABSENT
     value, low, high = (100 * part for part in (estimate.value, estimate.low, estimate.high))
-    return f"{value:.1f} % ({low:.1f} to {high:.1f})"
+    return f"{value:.1f} % ({low:.1f} to {high:.1f})" if interval else f"{value:.1f} %"
 
 
 def _ratio(estimate: Estimate | None) -> str:
