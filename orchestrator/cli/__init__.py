@@ -8,7 +8,7 @@ import sys
 import typer
 
 from ...services.runtime.errors import MeshError
-from . import build, doctor, generate, healthcheck, models, up
+from . import build, doctor, generate, healthcheck, models, tools, up
 from .console import fail
 
 app = typer.Typer(
@@ -26,6 +26,14 @@ app.command()(generate.generate)
 app.command()(models.models)
 app.command()(build.build)
 app.command()(doctor.doctor)
+for tool in tools.TOOLS:
+    # Its own --help answers, not ours.
+    app.command(
+        tool.name,
+        help=tool.summary,
+        add_help_option=False,
+        context_settings={"allow_extra_args": True, "ignore_unknown_options": True},
+    )(tool.command)
 app.command()(healthcheck.healthcheck)
 
 

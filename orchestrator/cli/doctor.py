@@ -15,7 +15,7 @@ from .console import DEFAULT_CACHE, err, model_paths, out
 _EXTRAS = {
     "serve on the CPU": ("cpu", ("onnxruntime", "PIL", "safetensors", "tokenizers")),
     "build models": ("build", ("torch", "diffusers", "transformers", "onnx", "onnxscript")),
-    "train models": ("train", ("accelerate", "matplotlib")),
+    "train and evaluate models": ("train", ("accelerate", "matplotlib", "peft")),
     "run kernels (GPU, or the interpreter)": ("", ("triton",)),
     "TensorRT engines": ("", ("tensorrt",)),
 }

@@ -1,4 +1,4 @@
-"""`python -m sangsang.services.diffusion.training`: retrain pocket, judge it, draw its figures."""
+"""`python -m sangsang.services.diffusion.training`: retrain pocket, draw what it is judged by."""
 
 from pathlib import Path
 from typing import Annotated
@@ -6,10 +6,13 @@ from typing import Annotated
 import torch
 import typer
 from rich.console import Console
+from rich.progress import Progress
 
 from . import recipe
 from .card import write_figures
-from .evaluation import evaluate as evaluate_folder
+from .concepts import read_concepts
+from .evaluation import write_pictures
+from .pictures import ARTWORK_PACKAGE, NAMES_PACKAGE, fetch, load_artwork
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
 console = Console()
@@ -43,17 +46,20 @@ def train(
 
 
 @app.command()
-def evaluate(
-    folder: FolderArgument,
+def pictures(
+    folder: Annotated[Path, typer.Argument(help="Where to, e.g. build/pictures/pocket.")],
     work: WorkOption = Path("build/training"),
-    workers: WorkersOption = 3,
-    steps: Annotated[int, typer.Option(help="Sampling steps.")] = 35,
-    guidance: Annotated[float, typer.Option(help="Guidance scale.")] = 5.0,
+    count: Annotated[int, typer.Option(min=4, help="Pictures of each concept.")] = 64,
 ) -> None:
-    """Ask FOLDER for every concept and write how often the right one is recognised."""
-    torch.set_num_threads(1)
-    pool, concepts = recipe.real_pictures(work)
-    evaluate_folder(folder, work, concepts, pool, workers, steps, guidance, console)
+    """Write the real pictures that `sangsang evaluate` judges pocket by into FOLDER."""
+    concepts = read_concepts(fetch(NAMES_PACKAGE, work))
+    artwork = load_artwork(fetch(ARTWORK_PACKAGE, work), concepts)
+    with Progress(console=console) as bars:
+        task = bars.add_task("pictures", total=len(concepts))
+        write_pictures(
+            folder, concepts, artwork, count, lambda done: bars.update(task, completed=done)
+        )
+    console.print(f"wrote {len(concepts)} times {count} pictures to {folder}", highlight=False)
 
 
 @app.command()

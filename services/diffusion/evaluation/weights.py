@@ -1,0 +1,108 @@
+"""Finds a tier's weights in a model folder and puts them into a diffusers pipeline.
+
+`base` is the folder's own UNet. The table `weights` of `sangsang.json` says where others lie: an
+adapter (`{"adapter": "adapters/student"}`) or a whole UNet (`{"unet": "student_unet"}`).
+"""
+
+# diffusers annotates loosely.
+# pyright: reportPrivateImportUsage=false, reportArgumentType=false, reportAttributeAccessIssue=false
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+import torch
+
+from ...runtime.errors import ModelNotReady
+from ...runtime.models.folder import MANIFEST_NAME
+from ...runtime.models.weights import find_weight_files
+
+if TYPE_CHECKING:
+    from diffusers import StableDiffusionPipeline
+
+BASE = "base"
+ADAPTER_STEM = "pytorch_lora_weights"
+_UNET_STEM = "diffusion_pytorch_model"
+
+
+@dataclass(frozen=True, slots=True)
+class WeightSet:
+    """Where a set of UNet weights lies.
+
+    Attributes:
+        kind: the folder's own, a low-rank adapter to them, or a whole UNet.
+        files: the safetensors files that hold it.
+    """
+
+    kind: Literal["base", "adapter", "unet"]
+    files: tuple[Path, ...]
+
+    @property
+    def folder(self) -> Path:
+        """Where the files lie."""
+        return self.files[0].parent
+
+
+def open_weights(folder: Path, name: str) -> WeightSet:
+    """Returns the set of weights that a tier calls `name`.
+
+    Raises:
+        ModelNotReady: the manifest has no such set, or its files are missing or pickle.
+    """
+    if name == BASE:
+        return WeightSet("base", find_weight_files(folder / "unet", _UNET_STEM))
+    entry = _weights_table(folder).get(name)
+    match entry:
+        case {"adapter": str(place)}:
+            return WeightSet("adapter", find_weight_files(folder / place, ADAPTER_STEM))
+        case {"unet": str(place)}:
+            return WeightSet("unet", find_weight_files(folder / place, _UNET_STEM))
+    raise ModelNotReady(
+        f"{folder / MANIFEST_NAME}: weights.{name} must say where the weights lie, as "
+        '{"adapter": "adapters/student"} or {"unet": "student_unet"}'
+    )
+
+
+def open_pipeline(folder: Path, weights: WeightSet) -> "StableDiffusionPipeline":
+    """Returns the folder's pipeline with these weights in its UNet, computed in f32."""
+    # Imported here: five seconds that a wrong argument should not cost.
+    from diffusers import StableDiffusionPipeline, UNet2DConditionModel
+
+    # Folders that store only the variant `fp16` load nothing without its name.
+    half = all(".fp16." in file.name for file in open_weights(folder, BASE).files)
+    pipeline = StableDiffusionPipeline.from_pretrained(
+        folder,
+        safety_checker=None,
+        dtype=torch.float32,
+        use_safetensors=True,
+        variant="fp16" if half else None,
+    )
+    pipeline.set_progress_bar_config(disable=True)
+    if weights.kind == "unet":
+        pipeline.unet = UNet2DConditionModel.from_pretrained(
+            weights.folder, dtype=torch.float32, use_safetensors=True
+        )
+    if weights.kind == "adapter":
+        pipeline.load_lora_weights(weights.folder, weight_name=weights.files[0].name)
+        # Merged it computes the same and costs what a UNet costs; beside it, each layer would
+        # cost two small products more, which says nothing about the model.
+        pipeline.fuse_lora()
+        pipeline.unload_lora_weights()
+    return pipeline
+
+
+def keep_libraries_quiet() -> None:
+    """Keeps diffusers and transformers from telling what they lack, and from drawing bars."""
+    import diffusers.utils.logging
+    import transformers.utils.logging
+
+    for logging in (diffusers.utils.logging, transformers.utils.logging):
+        logging.set_verbosity_error()
+        logging.disable_progress_bar()
+
+
+def _weights_table(folder: Path) -> Mapping[str, object]:
+    file = folder / MANIFEST_NAME
+    return json.loads(file.read_text("utf-8")).get("weights", {}) if file.is_file() else {}
