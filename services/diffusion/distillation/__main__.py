@@ -136,7 +136,8 @@ def distill(
     try:
         students = Distillation(plan, display).run()
     except CannotDistil as exc:
-        raise SystemExit(f"error: {exc}") from exc
+        display.refuse(str(exc))
+        raise typer.Exit(1) from exc
     if students.unet is not None:
         display.note(f"the student: {students.unet}")
     if students.adapter is not None:
@@ -195,4 +196,4 @@ def _tier(model: Path, name: str) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    app()
+    app(prog_name="sangsang distill")

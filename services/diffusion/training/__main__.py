@@ -13,6 +13,7 @@ from .card import write_figures
 from .concepts import read_concepts
 from .evaluation import write_pictures
 from .pictures import ARTWORK_PACKAGE, NAMES_PACKAGE, fetch, load_artwork
+from .recipe import prompts_of
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
 console = Console()
@@ -60,6 +61,20 @@ def pictures(
             folder, concepts, artwork, count, lambda done: bars.update(task, completed=done)
         )
     console.print(f"wrote {len(concepts)} times {count} pictures to {folder}", highlight=False)
+
+
+@app.command()
+def prompts(
+    file: Annotated[Path, typer.Argument(help="Where to, e.g. build/prompts/pocket.txt.")],
+    work: WorkOption = Path("build/training"),
+    rounds: Annotated[int, typer.Option(min=1, help="Prompts for each concept.")] = 24,
+) -> None:
+    """Write the prompts that pocket's student is distilled on into FILE, one a line."""
+    concepts = read_concepts(fetch(NAMES_PACKAGE, work))
+    file.parent.mkdir(parents=True, exist_ok=True)
+    lines = prompts_of(concepts, rounds)
+    file.write_text("\n".join(lines) + "\n", "utf-8")
+    console.print(f"wrote {len(lines)} prompts to {file}", highlight=False)
 
 
 @app.command()

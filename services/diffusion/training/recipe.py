@@ -1,5 +1,6 @@
 """The stages of the recipe in their order, each stored so that a restart skips what is done."""
 
+# ruff: noqa: S311 - prompts are drawn from seeds, not secrets
 # diffusers and transformers annotate loosely: `tuple[str]` for any tuple, outputs as bare tuples.
 # pyright: reportPrivateImportUsage=false, reportArgumentType=false, reportAttributeAccessIssue=false
 
@@ -7,6 +8,7 @@ import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from random import Random
 
 import numpy as np
 import torch
@@ -17,15 +19,16 @@ from transformers import CLIPTokenizer
 
 from .assembly import write_folder
 from .autoencoder import encode_pool, sharpen_decoder, train_autoencoder
-from .composition import Compositions, draw_pool, load_pool, save_pool
+from .composition import Compositions, draw_pool, is_held_out, load_pool, save_pool
 from .concepts import Concept, read_concepts
 from .crew import Progress
 from .pictures import ARTWORK_PACKAGE, NAMES_PACKAGE, fetch, load_artwork
+from .prompts import COLOURS, ask
 from .stopwatch import Budget
 from .text import learn_tokenizer, new_text_encoder, teach_names
 from .text_to_image import TextToImage, new_unet, train_text_to_image
 
-_POOL_SEED, _TEXT_SEED, _UNET_SEED = 1, 2, 3
+_POOL_SEED, _TEXT_SEED, _UNET_SEED, _PROMPT_SEED = 1, 2, 3, 7
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,3 +158,14 @@ def real_pictures(
     if int(np.max(pool.concepts)) + 1 != len(concepts):
         raise ValueError(f"{path} was drawn for another list of concepts: delete it to draw anew")
     return pool, concepts
+
+
+def prompts_of(concepts: list[Concept], rounds: int) -> list[str]:
+    """Returns prompts for every concept in each round, none on a colour that is held out."""
+    rng = Random(_PROMPT_SEED)
+    asked: list[str] = []
+    for _ in range(rounds):
+        for concept in rng.sample(concepts, len(concepts)):
+            seen = [colour for colour in COLOURS if not is_held_out(concept.name, colour.name)]
+            asked.append(ask(concept, rng.choice(seen), rng))
+    return asked
