@@ -17,7 +17,11 @@ class ProcessSettings(BaseSettings):
     """Settings of any process of the mesh."""
 
     model_config = SettingsConfigDict(
-        env_prefix="SANGSANG_", extra="forbid", frozen=True, use_attribute_docstrings=True
+        env_prefix="SANGSANG_",
+        extra="forbid",
+        frozen=True,
+        populate_by_name=True,
+        use_attribute_docstrings=True,
     )
 
     host: str = "127.0.0.1"
@@ -49,7 +53,7 @@ class ProcessSettings(BaseSettings):
 
     otlp_endpoint: str = Field(
         default="",
-        validation_alias=AliasChoices("otlp_endpoint", "OTEL_EXPORTER_OTLP_ENDPOINT"),
+        validation_alias=AliasChoices("SANGSANG_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_ENDPOINT"),
     )
     """OTLP collector that gets the traces, e.g. `http://localhost:4317`; empty for none."""
 
