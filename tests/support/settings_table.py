@@ -21,8 +21,9 @@ from sangsang.services.text_encoding.settings import TextEncodingSettings
 FILE = Path(__file__).parents[2] / "deploy" / "settings.md"
 INTRODUCTION = """# Settings
 
-Every process reads its settings from environment variables once, when it starts. A value that is out of its range ends the process with a
-message that names it. Written by `make settings` from the settings classes; do not edit.
+Every process reads its settings from environment variables once, when it starts. A value out of
+its range ends the process with a message that names it. Written by `make settings` from the
+settings classes; do not edit.
 """
 SECTIONS: dict[str, type[ProcessSettings]] = {
     "Every process": ProcessSettings,
