@@ -43,7 +43,7 @@ class ProcessSettings(BaseSettings):
     """Seconds between telling NOT_SERVING and refusing calls, so that callers look elsewhere."""
 
     grace_s: float = Field(default=10.0, ge=0)
-    """Seconds that running calls have to finish once the service stops."""
+    """Seconds that running calls have to finish at the end; the others end UNAVAILABLE."""
 
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     """Least level that is logged."""
