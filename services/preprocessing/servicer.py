@@ -14,11 +14,11 @@ from ..runtime import telemetry
 from ..runtime.engines.engine import Engine
 from ..runtime.model_stage import ModelStage
 from ..runtime.models.folder import ModelFolder
+from ..runtime.picture_checks import PictureLimits
 from ..runtime.telemetry import Telemetry
 from ..runtime.worker import EngineWorker
 from .converters import to_latent_request, to_response
 from .latents import LatentPreparer, PreparationWorkers
-from .pictures import PictureLimits
 from .settings import PreprocessingSettings
 
 MAX_BATCH_SIZE = 4
