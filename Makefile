@@ -5,7 +5,7 @@ INSTALL := $(BIN)/pip install --quiet --disable-pip-version-check
 MODEL := deploy/models/pocket
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint proto bench clean
+.PHONY: help demo test lint proto settings bench clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 20
@@ -32,6 +32,9 @@ lint: .venv/.test .venv/.lint ## ruff, pyright, buf, and whether generated code 
 proto: .venv/.demo .venv/.lint ## regenerate the Python code of the protos
 	PYTHON=$(CURDIR)/$(BIN)/python protos/generate.sh
 	$(MAKE) -C protos/inference PYTHON=$(CURDIR)/$(BIN)/python
+
+settings: .venv/.test ## write deploy/settings.md from the settings classes
+	$(BIN)/python -m tests.support.settings_table
 
 bench: .venv/.test ## measure the mesh against its bare engines
 	$(BIN)/python -m tests.benchmarks.mesh_against_engines $(MODEL)

@@ -25,15 +25,23 @@ from .validation import make_plan
 class ImageGenerationGateway(imaging_grpc.ImageGenerationServiceServicer):
     """Answers product back ends."""
 
-    def __init__(self, catalogue: Catalogue, generator: Generator) -> None:
+    def __init__(
+        self, catalogue: Catalogue, generator: Generator, *, max_picture_pixels: int
+    ) -> None:
         self._catalogue = catalogue
+        self._max_picture_pixels = max_picture_pixels
         self._generator = generator
 
     async def ListModels(self, request: imaging.ListModelsRequest, context: Any) -> Any:  # noqa: N802 the RPC's name
         return imaging.ListModelsResponse(models=map(to_model, self._catalogue.models))
 
     async def GenerateImages(self, request: imaging.GenerateImagesRequest, context: Any) -> Any:  # noqa: N802 the RPC's name
-        plan = make_plan(request.spec, self._catalogue, request_id=request.request_id)
+        plan = make_plan(
+            request.spec,
+            self._catalogue,
+            request_id=request.request_id,
+            max_picture_pixels=self._max_picture_pixels,
+        )
         _note_request(plan)
         result = await self._generator.generate(plan, ProgressFeed())
         return imaging.GenerateImagesResponse(
@@ -50,6 +58,7 @@ class ImageGenerationGateway(imaging_grpc.ImageGenerationServiceServicer):
             self._catalogue,
             request_id=request.request_id,
             preview_interval_step_count=request.preview_interval_step_count,
+            max_picture_pixels=self._max_picture_pixels,
         )
         _note_request(plan)
         accepted = _accepted(plan, self._generator.admission.check())

@@ -44,7 +44,7 @@ class Generator:
         try:
             async with AsyncExitStack() as stack:
                 # The span covers the wait alone; the slot is held until the pictures are done.
-                with self._tracer.start_as_current_span("admission_wait"):
+                with self._tracer.start_as_current_span(telemetry.SPAN_ADMISSION_WAIT):
                     await stack.enter_async_context(self.admission.slot())
                 started_at = time.perf_counter()
                 pictures = await self._all_pictures(plan, feed)
@@ -80,7 +80,9 @@ class Generator:
             telemetry.WIDTH_PX: plan.width_px,
             telemetry.HEIGHT_PX: plan.height_px,
         }
-        with self._tracer.start_as_current_span("generate_picture", attributes=attributes):
+        with self._tracer.start_as_current_span(
+            telemetry.SPAN_GENERATE_PICTURE, attributes=attributes
+        ):
             picture = await generate_picture(
                 self._stages, plan, index, lambda step: feed.add_step(index, step)
             )

@@ -45,7 +45,9 @@ class OrchestratorService:
             max_running=settings.max_running_requests, max_queued=settings.max_queued_requests
         )
         generator = Generator(self._stages, admission, telemetry.tracer)
-        gateway = ImageGenerationGateway(self._catalogue, generator)
+        gateway = ImageGenerationGateway(
+            self._catalogue, generator, max_picture_pixels=settings.max_picture_pixels
+        )
         imaging_grpc.add_ImageGenerationServiceServicer_to_server(gateway, server)
 
     async def load(self) -> None:

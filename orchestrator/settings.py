@@ -2,6 +2,7 @@
 
 from pydantic import Field
 
+from ..services.runtime.picture_checks import PictureLimits
 from ..services.runtime.settings import ProcessSettings
 
 DEFAULT_PORT = 50050
@@ -30,6 +31,9 @@ class OrchestratorSettings(ProcessSettings):
 
     max_queued_requests: int = Field(default=256, ge=0)
     """Requests that may wait; one more is refused with RESOURCE_EXHAUSTED."""
+
+    max_picture_pixels: int = Field(default=PictureLimits().max_pixels, ge=1)
+    """Most pixels of an initial image; the preprocessing service reads the same variable."""
 
     stage_start_timeout_s: float = Field(default=120.0, gt=0)
     """Seconds to wait for the stages to serve before giving up."""

@@ -8,6 +8,7 @@ from typing import Any
 from sangsang.imaging.v1 import image_generation_service_pb2 as imaging
 
 from ..services.runtime.errors import FieldViolation, InvalidRequest
+from ..services.runtime.picture_checks import PictureLimits, picture_violations
 from .catalogue import Catalogue, ModelLimits, ServedModel
 from .plan import GenerationPlan, TierName
 
@@ -28,8 +29,16 @@ def make_plan(
     *,
     request_id: str = "",
     preview_interval_step_count: int = 0,
+    max_picture_pixels: int = PictureLimits().max_pixels,
 ) -> GenerationPlan:
     """Returns the plan of a request.
+
+    Args:
+        spec: what to make.
+        catalogue: the models that are served, with their limits.
+        request_id: the caller's UUID; empty for one of ours.
+        preview_interval_step_count: steps between two previews; 0 for none.
+        max_picture_pixels: most pixels of an initial image.
 
     Raises:
         InvalidRequest: naming every bad field.
@@ -48,7 +57,7 @@ def make_plan(
     seed = spec.seed if spec.HasField("seed") else secrets.randbelow(2**53)
     image_count = spec.image_count if spec.HasField("image_count") else 1
     check.within("spec.seed", seed, 0, MAX_SEED - max(0, min(image_count, 64) - 1))
-    check.initial_image(spec)
+    check.initial_image(spec, max_picture_pixels)
     if not spec.model_id:
         check.add("spec.model_id", f"is required; models: {', '.join(catalogue.model_ids)}")
     model = catalogue.find(spec.model_id)
@@ -163,13 +172,15 @@ class _Check:
         # A sound size, so that one bad side is not reported as too many pixels as well.
         return default
 
-    def initial_image(self, spec: imaging.ImageSpec) -> None:
+    def initial_image(self, spec: imaging.ImageSpec, max_pixels: int) -> None:
         if not spec.HasField("initial_image"):
             return
-        size = len(spec.initial_image.content)
-        if not 0 < size <= MAX_INITIAL_IMAGE_BYTES:
-            text = f"must be 1 to {MAX_INITIAL_IMAGE_BYTES} bytes, got {size}"
-            self.add("spec.initial_image.content", text)
+        content, field = spec.initial_image.content, "spec.initial_image.content"
+        if 0 < len(content) <= MAX_INITIAL_IMAGE_BYTES:
+            limits = PictureLimits(MAX_INITIAL_IMAGE_BYTES, max_pixels)
+            self._violations += picture_violations(content, limits, field=field)
+        else:
+            self.add(field, f"must be 1 to {MAX_INITIAL_IMAGE_BYTES} bytes, got {len(content)}")
 
     def strength(self, spec: imaging.ImageSpec, step_count: int) -> float:
         if not spec.HasField("initial_image"):

@@ -3,9 +3,7 @@
 import os
 import re
 from contextlib import ExitStack
-from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
 
 import grpc
 import typer
@@ -16,6 +14,7 @@ from sangsang.imaging.v1 import image_generation_service_pb2 as imaging
 from sangsang.imaging.v1 import image_generation_service_pb2_grpc as imaging_grpc
 
 from ..local_mesh import LocalMesh
+from . import options
 from .building import build_missing
 from .console import (
     DEFAULT_ADDRESS,
@@ -35,55 +34,26 @@ MAX_MESSAGE_BYTES = 16 * 1024 * 1024
 _EXTENSIONS = {"image/png": "png", "image/jpeg": "jpg", "image/webp": "webp", "image/avif": "avif"}
 
 
-class TierChoice(StrEnum):
-    """Tiers by name."""
-
-    free = "free"
-    pro = "pro"
-
-
-class FormatChoice(StrEnum):
-    """Output formats by name."""
-
-    png = "png"
-    jpeg = "jpeg"
-    webp = "webp"
-    avif = "avif"
-
-
 def generate(
-    prompt: Annotated[
-        str, typer.Argument(help='What to draw, e.g. "a rocket on a yellow background".')
-    ],
-    output: Annotated[
-        Path | None,
-        typer.Option("--output", "-o", help="File to write; default: named after the prompt."),
-    ] = None,
-    model_id: Annotated[str, typer.Option(help="Model; default: the only one of the mesh.")] = "",
-    negative: Annotated[str, typer.Option(help="What to steer away from.")] = "",
-    tier: Annotated[TierChoice | None, typer.Option(help="Default: the model's.")] = None,
-    steps: Annotated[int | None, typer.Option(help="Denoising steps; default: the tier's.")] = None,
-    guidance: Annotated[
-        float | None, typer.Option(help="Guidance scale; default: the tier's.")
-    ] = None,
-    scheduler: Annotated[str, typer.Option(help="Sampler by name; see `sangsang models`.")] = "",
-    seed: Annotated[
-        int | None, typer.Option(help="Same seed, same picture; default: random.")
-    ] = None,
-    count: Annotated[int, typer.Option("--count", "-n", help="Pictures to make.")] = 1,
-    width: Annotated[int | None, typer.Option(help="Pixels; default: the model's.")] = None,
-    height: Annotated[int | None, typer.Option(help="Pixels; default: the model's.")] = None,
-    image: Annotated[Path | None, typer.Option(help="Picture to start from.")] = None,
-    strength: Annotated[float, typer.Option(help="How far to move away from --image, to 1.")] = 0.8,
-    file_format: Annotated[
-        FormatChoice, typer.Option("--format", help="File format.")
-    ] = FormatChoice.png,
-    quality: Annotated[int | None, typer.Option(help="1 to 100, for lossy formats.")] = None,
-    timeout: Annotated[float, typer.Option(help="Seconds that the request may take.")] = 120.0,
+    prompt: options.Prompt,
+    output: options.Output = None,
+    model_id: options.ModelId = "",
+    negative: options.Negative = "",
+    tier: options.Tier = None,
+    steps: options.Steps = None,
+    guidance: options.Guidance = None,
+    scheduler: options.Scheduler = "",
+    seed: options.Seed = None,
+    count: options.Count = 1,
+    width: options.SidePx = None,
+    height: options.SidePx = None,
+    image: options.InitialImage = None,
+    strength: options.Strength = 0.8,
+    file_format: options.FileFormat = options.FormatChoice.png,
+    quality: options.Quality = None,
+    timeout: options.Timeout = 120.0,
     address: Address = DEFAULT_ADDRESS,
-    local: Annotated[
-        bool, typer.Option("--local", help="Start a mesh for this call and stop it afterwards.")
-    ] = False,
+    local: options.Local = False,
     model: ModelFolders = None,
     cache_dir: CacheDir = DEFAULT_CACHE,
 ) -> None:
@@ -102,10 +72,8 @@ def generate(
         quality=quality,
         tier=f"TIER_{tier.value.upper()}" if tier else None,
         scheduler=scheduler,
+        initial_image=_initial_image(image, strength),
     )
-    if image is not None:
-        spec.initial_image.content = image.read_bytes()
-        spec.initial_image.strength = strength
     with ExitStack() as stack:
         if local:
             address = _start_mesh(stack, model_paths(model), cache_dir)
@@ -115,6 +83,12 @@ def generate(
             raise typer.Exit(fail(describe(error, address))) from None
         files = _write(images, output, prompt)
         _report(files, images, stats)
+
+
+def _initial_image(path: Path | None, strength: float) -> imaging.InitialImage | None:
+    if path is None:
+        return None
+    return imaging.InitialImage(content=path.read_bytes(), strength=strength)
 
 
 def _start_mesh(stack: ExitStack, models: list[Path], cache_dir: Path) -> str:
@@ -130,7 +104,7 @@ def _start_mesh(stack: ExitStack, models: list[Path], cache_dir: Path) -> str:
 def _request(
     spec: imaging.ImageSpec, address: str, timeout_s: float
 ) -> tuple[list[imaging.GeneratedImage], imaging.GenerationStats]:
-    options = [("grpc.max_receive_message_length", MAX_MESSAGE_BYTES)]
+    limits = [("grpc.max_receive_message_length", MAX_MESSAGE_BYTES)]
     images: list[imaging.GeneratedImage] = []
     stats = imaging.GenerationStats()
     columns = (
@@ -140,7 +114,7 @@ def _request(
         TimeElapsedColumn(),
     )
     with (
-        grpc.insecure_channel(address, options=options) as channel,
+        grpc.insecure_channel(address, options=limits) as channel,
         Progress(*columns, console=err) as bar,
     ):
         stub = imaging_grpc.ImageGenerationServiceStub(channel)

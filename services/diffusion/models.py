@@ -6,7 +6,6 @@ from dataclasses import dataclass
 import numpy as np
 
 from ..runtime.engines.engine import Engine
-from ..runtime.engines.loading import load_engine
 from ..runtime.models.folder import ModelFolder
 from ..runtime.models.sampler_tables import SamplerTables
 from ..runtime.models.sampling import load_preview, load_tables
@@ -42,23 +41,17 @@ class DiffusionModel:
     def open(
         cls,
         folder: ModelFolder,
+        engine: Engine,
         settings: DiffusionSettings,
         worker: EngineWorker,
         observer: Callable[[BatchStep], None] | None = None,
     ) -> "DiffusionModel":
-        """Returns the model of a folder. Blocks: call it on the worker.
+        """Returns the model of a folder, whose UNet is loaded. Blocks: call it on the worker.
 
         Raises:
-            ModelNotReady: its UNet or its sampler tables are not built, or damaged.
+            ModelNotReady: its sampler tables are not built, or damaged.
         """
         tables = load_tables(folder, settings.cache_dir)
-        engine = load_engine(
-            folder,
-            "unet",
-            backend=settings.backend,
-            threads=settings.engine_threads,
-            cache=settings.cache_dir,
-        )
         loop = StepLoop(
             engine,
             worker,

@@ -69,7 +69,7 @@ class DiffusionStage(ModelStage[DiffusionModel], services.DiffusionServiceServic
         """Registers the service, and its engines over the Open Inference Protocol."""
         self._observer = self._observer or BatchTracer(telemetry.tracer)
         services.add_DiffusionServiceServicer_to_server(self, server)
-        self._add_engines(server)
+        self._add_engines(server, telemetry)
 
     async def close(self) -> None:
         """Ends what is left in the loops and frees the engines."""
@@ -79,7 +79,8 @@ class DiffusionStage(ModelStage[DiffusionModel], services.DiffusionServiceServic
 
     def _open(self, path: Path) -> tuple[str, DiffusionModel]:
         folder = ModelFolder.open(path)
-        model = DiffusionModel.open(folder, self._settings, self._worker, self._observer)
+        engine = self._load_engine(folder, "unet")
+        model = DiffusionModel.open(folder, engine, self._settings, self._worker, self._observer)
         return folder.model_id, model
 
     async def _warm_up(self, model: DiffusionModel) -> None:

@@ -41,20 +41,24 @@ class BatchStep:
 
     Attributes:
         key: what its rows share.
+        engine: the network that they went through.
         jobs: its jobs.
         step_indices: the number of the step that it was for each job, from 0.
         row_count: rows that went through the network.
         started_ns: wall clock at the start, in nanoseconds since the epoch.
         ended_ns: wall clock at the end.
+        queue_seconds: how long it waited for the engine's thread.
         error: what ended all of its jobs; None when the network ran.
     """
 
     key: BatchKey
+    engine: Engine
     jobs: tuple[DenoiseJob, ...]
     step_indices: tuple[int, ...]
     row_count: int
     started_ns: int
     ended_ns: int
+    queue_seconds: float = 0.0
     error: MeshError | None = None
 
 
@@ -275,11 +279,13 @@ class StepLoop:
             return
         step = BatchStep(
             key=batch[0].key,
+            engine=self._engine,
             jobs=tuple(member.rows.job for member in batch),
             step_indices=indices,
             row_count=sum(member.row_count for member in batch),
             started_ns=result.started_ns,
             ended_ns=result.ended_ns,
+            queue_seconds=result.queue_seconds,
             error=error,
         )
         try:

@@ -8,6 +8,7 @@ from opentelemetry import trace
 from opentelemetry.trace import Link, SpanKind, Status, StatusCode
 
 from ..runtime import telemetry
+from ..runtime.engines.traced import engine_attributes
 from .step_loop import BatchStep
 
 
@@ -25,13 +26,16 @@ class BatchTracer:
             if job.trace is not None and job.trace.is_valid
         ]
         span = self._tracer.start_span(
-            "batch_step",
+            telemetry.SPAN_BATCH_STEP,
             context=trace.set_span_in_context(trace.INVALID_SPAN),
             kind=SpanKind.INTERNAL,
             links=links,
             attributes={
                 telemetry.STAGE: "diffusion",
+                **engine_attributes(step.engine),
                 telemetry.BATCH_ROWS: step.row_count,
+                telemetry.QUEUE_SECONDS: step.queue_seconds,
+                telemetry.COMPUTE_SECONDS: (step.ended_ns - step.started_ns) / 1e9,
                 telemetry.BATCH_JOBS: len(step.jobs),
             },
             start_time=step.started_ns,

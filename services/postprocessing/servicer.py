@@ -12,7 +12,6 @@ from sangsang.stages.v1alpha1 import postprocessing_service_pb2_grpc as services
 
 from ..runtime import telemetry
 from ..runtime.engines.engine import Engine
-from ..runtime.engines.loading import load_engine
 from ..runtime.model_stage import ModelStage
 from ..runtime.models.folder import ModelFolder
 from ..runtime.telemetry import Telemetry
@@ -64,10 +63,10 @@ class PostprocessingStage(ModelStage[PictureFinisher], services.PostprocessingSe
         )
         return to_response(picture, request.mime_type, decoder.engine)
 
-    def add_to_server(self, server: grpc.aio.Server, telemetry: Telemetry) -> None:  # noqa: ARG002
+    def add_to_server(self, server: grpc.aio.Server, telemetry: Telemetry) -> None:
         """Registers the service, and its engines over the Open Inference Protocol."""
         services.add_PostprocessingServiceServicer_to_server(self, server)
-        self._add_engines(server)
+        self._add_engines(server, telemetry)
 
     async def close(self) -> None:
         """Waits for what runs and frees the engines."""
@@ -76,20 +75,13 @@ class PostprocessingStage(ModelStage[PictureFinisher], services.PostprocessingSe
 
     def _open(self, path: Path) -> tuple[str, PictureFinisher]:
         folder = ModelFolder.open(path)
-        settings = self._settings
-        engine = load_engine(
-            folder,
-            "vae_decoder",
-            backend=settings.backend,
-            threads=settings.engine_threads,
-            cache=settings.cache_dir,
-        )
+        engine = self._load_engine(folder, "vae_decoder")
         finisher = PictureFinisher(
             LatentDecoder(folder, engine),
             engine_worker=self._worker,
             encoding_worker=self._encoding_worker,
-            marked=settings.mark_generated,
-            png_compress_level=settings.png_compress_level,
+            marked=self._settings.mark_generated,
+            png_compress_level=self._settings.png_compress_level,
         )
         return folder.model_id, finisher
 

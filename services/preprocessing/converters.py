@@ -6,9 +6,9 @@ from ..runtime.engines.engine import Engine
 from ..runtime.errors import FieldViolation, InvalidRequest
 from ..runtime.models.folder import ModelFolder
 from ..runtime.noise import MAX_SEED, MIN_ELEMENT_COUNT
+from ..runtime.picture_checks import PictureLimits, picture_violations
 from ..runtime.tensors import to_proto
 from .latents import LatentRequest, PreparedLatents
-from .pictures import PictureLimits, picture_violations
 
 
 def to_latent_request(

@@ -16,8 +16,9 @@ from ..runtime.engines.engine import Array, Engine
 from ..runtime.errors import CorruptTensor
 from ..runtime.models.folder import ModelFolder
 from ..runtime.noise import TorchGenerator
+from ..runtime.picture_checks import PictureLimits
 from ..runtime.worker import EngineWorker
-from .pictures import PictureLimits, Pixels, decode_picture, to_sample
+from .pictures import Pixels, decode_picture, to_sample
 
 Latents: TypeAlias = NDArray[np.float32]
 

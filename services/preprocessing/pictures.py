@@ -8,7 +8,6 @@ whatever a decoder then says, the caller gets one `InvalidRequest`. A good pictu
 import io
 import struct
 import zlib
-from dataclasses import dataclass
 from typing import TypeAlias
 
 import numpy as np
@@ -16,16 +15,17 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from ..runtime.errors import FieldViolation, InvalidRequest
-from .headers import BadHeader, PictureHeader, read_header
+from ..runtime.picture_checks import (
+    PNG_HEADER_BYTES,
+    PictureLimits,
+    check_picture,
+    check_size,
+    png_chunks,
+)
+from ..runtime.picture_headers import BadHeader, PictureHeader
 
 Pixels: TypeAlias = NDArray[np.float32]
 
-MEBIBYTE = 1024 * 1024
-
-# A progressive JPEG has about ten scans, each as long as the picture to decode: thousands are an
-# attack. Thumbnails and embedded pictures add some.
-_MAX_JPEG_SCANS = 100
-_MAX_PNG_CHUNKS = 65_536
 _MAX_EXIF_BYTES = 65_536
 _PNG_ESSENTIALS = frozenset({b"PLTE", b"tRNS", b"IDAT", b"eXIf"})
 _ORIENTATION_TAG = 0x0112
@@ -40,30 +40,6 @@ _UPRIGHT = {
 }
 
 
-@dataclass(frozen=True, slots=True)
-class PictureLimits:
-    """What is too large to be decoded.
-
-    Attributes:
-        max_bytes: of the encoded picture.
-        max_pixels: width times height.
-    """
-
-    max_bytes: int = 12 * MEBIBYTE
-    max_pixels: int = 16_000_000
-
-
-def picture_violations(
-    data: bytes, limits: PictureLimits, *, field: str = "initial_image"
-) -> list[FieldViolation]:
-    """Returns what is wrong with a picture as far as its header tells; decodes nothing."""
-    try:
-        _checked_header(data, limits)
-    except BadHeader as bad:
-        return [FieldViolation(field, str(bad))]
-    return []
-
-
 def decode_picture(
     data: bytes, limits: PictureLimits, *, field: str = "initial_image"
 ) -> Image.Image:
@@ -75,7 +51,7 @@ def decode_picture(
         InvalidRequest: it is too large, damaged, or of another format.
     """
     try:
-        return _decode(data, _checked_header(data, limits), limits)
+        return _decode(data, check_picture(data, limits), limits)
     except BadHeader as bad:
         raise InvalidRequest([FieldViolation(field, str(bad))]) from None
     except MemoryError:
@@ -103,29 +79,12 @@ def to_sample(picture: Image.Image, *, width_px: int, height_px: int) -> Pixels:
     return np.ascontiguousarray(pixels)
 
 
-def _checked_header(data: bytes, limits: PictureLimits) -> PictureHeader:
-    if len(data) > limits.max_bytes:
-        raise BadHeader(f"must have at most {limits.max_bytes} bytes, got {len(data)}")
-    header = read_header(data)
-    _check_size(header.width_px, header.height_px, limits)
-    if header.format == "JPEG" and data.count(b"\xff\xda") > _MAX_JPEG_SCANS:
-        raise BadHeader(f"must have at most {_MAX_JPEG_SCANS} JPEG scans")
-    return header
-
-
-def _check_size(width_px: int, height_px: int, limits: PictureLimits) -> None:
-    if width_px * height_px > limits.max_pixels:
-        raise BadHeader(
-            f"must have at most {limits.max_pixels} pixels, claims {width_px}x{height_px}"
-        )
-
-
 def _decode(data: bytes, header: PictureHeader, limits: PictureLimits) -> Image.Image:
     if header.format == "PNG":
         data = _essential_png(data)
     with Image.open(io.BytesIO(data), formats=(header.format,)) as picture:
         # A second header further on must not undo the check of the first.
-        _check_size(*picture.size, limits)
+        check_size(*picture.size, limits)
         picture.load()
         turn = _turn_upright(picture)
         rgb = _to_rgb(picture)
@@ -159,19 +118,12 @@ def _essential_png(data: bytes) -> bytes:
     Raises:
         BadHeader: it is cut off, or has too many chunks.
     """
-    kept = [data[:33]]  # Magic and IHDR, whose length `read_header` has checked.
-    at = 33
-    for _ in range(_MAX_PNG_CHUNKS):
-        if at + 12 > len(data):
-            raise BadHeader("is a PNG that is cut off")
-        length, kind = struct.unpack_from(">I4s", data, at)
-        end = at + 12 + length
-        if kind == b"IEND":
-            return b"".join([*kept, _png_chunk(b"IEND", b"")])
-        if kind in _PNG_ESSENTIALS and not (kind == b"eXIf" and length > _MAX_EXIF_BYTES):
-            kept.append(data[at:end])
-        at = end
-    raise BadHeader(f"must have at most {_MAX_PNG_CHUNKS} PNG chunks")
+    kept = [data[:PNG_HEADER_BYTES]]
+    for kind, start, end in png_chunks(data):
+        too_long = kind == b"eXIf" and end - start > _MAX_EXIF_BYTES
+        if kind in _PNG_ESSENTIALS and not too_long:
+            kept.append(data[start:end])
+    return b"".join([*kept, _png_chunk(b"IEND", b"")])
 
 
 def _png_chunk(kind: bytes, body: bytes) -> bytes:

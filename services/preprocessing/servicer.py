@@ -12,14 +12,13 @@ from sangsang.stages.v1alpha1 import preprocessing_service_pb2_grpc as services
 
 from ..runtime import telemetry
 from ..runtime.engines.engine import Engine
-from ..runtime.engines.loading import load_engine
 from ..runtime.model_stage import ModelStage
 from ..runtime.models.folder import ModelFolder
+from ..runtime.picture_checks import PictureLimits
 from ..runtime.telemetry import Telemetry
 from ..runtime.worker import EngineWorker
 from .converters import to_latent_request, to_response
 from .latents import LatentPreparer, PreparationWorkers
-from .pictures import PictureLimits
 from .settings import PreprocessingSettings
 
 MAX_BATCH_SIZE = 4
@@ -73,10 +72,10 @@ class PreprocessingStage(ModelStage[LatentPreparer], services.PreprocessingServi
         )
         return to_response(prepared, preparer.engine)
 
-    def add_to_server(self, server: grpc.aio.Server, telemetry: Telemetry) -> None:  # noqa: ARG002
+    def add_to_server(self, server: grpc.aio.Server, telemetry: Telemetry) -> None:
         """Registers the service, and its engines over the Open Inference Protocol."""
         services.add_PreprocessingServiceServicer_to_server(self, server)
-        self._add_engines(server)
+        self._add_engines(server, telemetry)
 
     async def close(self) -> None:
         """Waits for what runs and frees the engines."""
@@ -86,14 +85,7 @@ class PreprocessingStage(ModelStage[LatentPreparer], services.PreprocessingServi
 
     def _open(self, path: Path) -> tuple[str, LatentPreparer]:
         folder = ModelFolder.open(path)
-        settings = self._settings
-        engine = load_engine(
-            folder,
-            "vae_encoder",
-            backend=settings.backend,
-            threads=settings.engine_threads,
-            cache=settings.cache_dir,
-        )
+        engine = self._load_engine(folder, "vae_encoder")
         preparer = LatentPreparer(folder, engine, workers=self._workers, limits=self._limits)
         return folder.model_id, preparer
 

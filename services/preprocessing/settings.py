@@ -2,7 +2,8 @@
 
 from pydantic import Field
 
-from ..runtime.settings import MEBIBYTE, ServiceSettings
+from ..runtime.picture_checks import PictureLimits
+from ..runtime.settings import ServiceSettings
 
 DEFAULT_PORT = 50052
 
@@ -16,11 +17,11 @@ class PreprocessingSettings(ServiceSettings):
     max_side_px: int = Field(default=2048, ge=8)
     """Largest side of a picture to make. The orchestrator holds each model's own limit."""
 
-    max_picture_bytes: int = Field(default=12 * MEBIBYTE, ge=1)
+    max_picture_bytes: int = Field(default=PictureLimits().max_bytes, ge=1)
     """Largest initial image, encoded. It has to fit into `max_message_bytes`, too."""
 
-    max_picture_pixels: int = Field(default=16_000_000, ge=1)
-    """Most pixels of an initial image, read from its header before it is decoded."""
+    max_picture_pixels: int = Field(default=PictureLimits().max_pixels, ge=1)
+    """Most pixels of an initial image; the orchestrator reads the same variable."""
 
     picture_threads: int = Field(default=2, ge=1)
     """Pictures decoded at once; each takes up to 12 bytes a pixel for a moment."""

@@ -23,6 +23,7 @@ from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapProp
 from . import telemetry
 from .deadlines import set_time_left
 from .errors import FieldViolation, InvalidRequest, MeshError, StageFailed
+from .running_calls import RunningCalls
 from .status import to_status, unknown_status
 
 REQUEST_ID_KEY = "sangsang-request-id"
@@ -40,11 +41,15 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
 
     Args:
         tracer: makes the server spans.
+        calls: knows the calls that run.
         on_fatal: called when a `StageFailed` says that the process must end.
     """
 
-    def __init__(self, tracer: trace.Tracer, *, on_fatal: Callable[[], None]) -> None:
+    def __init__(
+        self, tracer: trace.Tracer, calls: RunningCalls, *, on_fatal: Callable[[], None]
+    ) -> None:
         self._tracer = tracer
+        self._calls = calls
         self._on_fatal = on_fatal
 
     async def intercept_service(  # pyright: ignore[reportIncompatibleMethodOverride] its types never match
@@ -109,7 +114,7 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
             record_exception=False,
             set_status_on_exception=False,
         ) as span:
-            return await self._answered(work, context, method, span)
+            return await self._answered(self._calls.run(work), context, method, span)
 
     async def _answered(
         self, work: Awaitable[Any], context: Context, method: str, span: trace.Span

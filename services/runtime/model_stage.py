@@ -15,9 +15,13 @@ from opentelemetry import trace
 
 from . import telemetry as names
 from .engines.engine import Engine
+from .engines.loading import load_engine
+from .engines.traced import TracedEngine, engine_attributes
 from .errors import ModelNotFound, ModelNotReady, StageUnavailable
+from .models.folder import ModelFolder, ModuleName
 from .open_inference import ServedEngine, ServerIdentity, WorkerRunner, open_inference_handler
 from .settings import ServiceSettings
+from .telemetry import Telemetry
 from .worker import EngineWorker
 
 M = TypeVar("M")
@@ -40,10 +44,11 @@ class ModelStage(ABC, Generic[M]):
         self, settings: ServiceSettings, worker: EngineWorker, *, max_batch_size: int
     ) -> None:
         self._worker = worker
-        self._model_paths = settings.models
+        self._stage_settings = settings
         self._max_batch_size = max_batch_size
         self._models: dict[str, M] = {}
         self._loaded = False
+        self._tracer: trace.Tracer = trace.NoOpTracer()
 
     @abstractmethod
     def _open(self, path: Path) -> tuple[str, M]:
@@ -67,9 +72,9 @@ class ModelStage(ABC, Generic[M]):
         Raises:
             ModelNotReady: there is no model, one cannot be served, or two have the same ID.
         """
-        if not self._model_paths:
+        if not self._stage_settings.models:
             raise ModelNotReady("no model to serve; set SANGSANG_MODELS to its folder")
-        for path in self._model_paths:
+        for path in self._stage_settings.models:
             model_id, model = await self._worker.run(self._open, path)
             if model_id in self._models:
                 raise ModelNotReady(f"{path}: there is another model {model_id!r}; rename one")
@@ -85,13 +90,30 @@ class ModelStage(ABC, Generic[M]):
         for model in self._models.values():
             self._engine(model).close()
 
-    def _add_engines(self, server: grpc.aio.Server) -> None:
-        """Registers the engines over the Open Inference Protocol."""
+    def _add_engines(self, server: grpc.aio.Server, telemetry: Telemetry) -> None:
+        """Registers the engines over the Open Inference Protocol, and traces them from now on."""
+        self._tracer = telemetry.tracer
         identity = ServerIdentity(f"sangsang-{self.name}", version("sangsang"))
         handler = open_inference_handler(
             self._served_engines, ready=lambda: self._loaded, identity=identity
         )
         server.add_generic_rpc_handlers((handler,))
+
+    def _load_engine(self, folder: ModelFolder, module: ModuleName) -> Engine:
+        """Returns the engine of a module, whose executions are traced. Blocks.
+
+        Raises:
+            ModelNotReady: it is not built, or its build is damaged.
+        """
+        settings = self._stage_settings
+        engine = load_engine(
+            folder,
+            module,
+            backend=settings.backend,
+            threads=settings.engine_threads,
+            cache=settings.cache_dir,
+        )
+        return TracedEngine(engine, self._tracer)
 
     def _find(self, model_id: str) -> M:
         """Returns a request's model, and notes it in the span and the log.
@@ -106,13 +128,11 @@ class ModelStage(ABC, Generic[M]):
         if model is None:
             raise ModelNotFound(model_id, sorted(self._models))
         structlog.contextvars.bind_contextvars(model_id=model_id)
-        engine = self._engine(model)
         trace.get_current_span().set_attributes(
             {
                 names.MODEL_ID: model_id,
                 names.STAGE: self.name,
-                names.ENGINE: engine.backend,
-                names.PRECISION: engine.precision,
+                **engine_attributes(self._engine(model)),
             }
         )
         return model

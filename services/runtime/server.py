@@ -2,7 +2,8 @@
 
 Health says NOT_SERVING while the models load and warm up, SERVING afterwards, and NOT_SERVING
 again for `lame_duck_s` before the server stops taking calls: callers that watch health go
-elsewhere first, so a rolling restart fails no call.
+elsewhere first, so a rolling restart fails no call that ends within `grace_s`. Those that do not
+end as UNAVAILABLE, which tells their callers to try elsewhere.
 """
 
 import asyncio
@@ -21,8 +22,13 @@ from grpc_reflection.v1alpha import reflection
 from .errors import MeshError
 from .interceptors import CallInterceptor
 from .logs import configure_logs
+from .running_calls import RunningCalls
 from .settings import ProcessSettings
 from .telemetry import Telemetry
+
+# Between ending the calls that outlast the grace and closing their connections, so that their
+# statuses arrive.
+_FAREWELL_S = 0.5
 
 _log = structlog.get_logger()
 
@@ -69,6 +75,7 @@ class ServiceHost:
         self._settings = settings
         self._telemetry = telemetry or Telemetry.to_collector(service.name, settings.otlp_endpoint)
         self._health = health_aio.HealthServicer()
+        self._calls = RunningCalls()
         self._server: grpc.aio.Server | None = None
         self.port = 0
         self.stopping = asyncio.Event()
@@ -99,10 +106,19 @@ class ServiceHost:
         await self._say(health_pb2.HealthCheckResponse.NOT_SERVING)
         await asyncio.sleep(self._settings.lame_duck_s)
         if self._server is not None:
-            await self._server.stop(self._settings.grace_s)
+            await self._stop(self._server)
         await self._service.close()
         await asyncio.to_thread(self._telemetry.close)
         _log.info("service_stopped")
+
+    async def _stop(self, server: grpc.aio.Server) -> None:
+        """Takes no more calls, and ends those that outlast the grace."""
+        grace_s = self._settings.grace_s
+        stopped = asyncio.ensure_future(server.stop(grace_s + _FAREWELL_S))
+        await asyncio.wait({stopped}, timeout=grace_s)
+        if ended := self._calls.end():
+            _log.warning("calls_ended", call_count=ended, grace_s=grace_s)
+        await stopped
 
     def stop_failed(self) -> None:
         """Asks the process to end because it can no longer be trusted."""
@@ -112,7 +128,9 @@ class ServiceHost:
     def _make_server(self) -> grpc.aio.Server:
         limit = self._settings.max_message_bytes
         server = grpc.aio.server(
-            interceptors=[CallInterceptor(self._telemetry.tracer, on_fatal=self.stop_failed)],
+            interceptors=[
+                CallInterceptor(self._telemetry.tracer, self._calls, on_fatal=self.stop_failed)
+            ],
             options=[
                 ("grpc.max_receive_message_length", limit),
                 ("grpc.max_send_message_length", limit),

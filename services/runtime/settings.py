@@ -17,7 +17,11 @@ class ProcessSettings(BaseSettings):
     """Settings of any process of the mesh."""
 
     model_config = SettingsConfigDict(
-        env_prefix="SANGSANG_", extra="forbid", frozen=True, use_attribute_docstrings=True
+        env_prefix="SANGSANG_",
+        extra="forbid",
+        frozen=True,
+        populate_by_name=True,
+        use_attribute_docstrings=True,
     )
 
     host: str = "127.0.0.1"
@@ -39,7 +43,7 @@ class ProcessSettings(BaseSettings):
     """Seconds between telling NOT_SERVING and refusing calls, so that callers look elsewhere."""
 
     grace_s: float = Field(default=10.0, ge=0)
-    """Seconds that running calls have to finish once the service stops."""
+    """Seconds that running calls have to finish at the end; the others end UNAVAILABLE."""
 
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     """Least level that is logged."""
@@ -49,7 +53,7 @@ class ProcessSettings(BaseSettings):
 
     otlp_endpoint: str = Field(
         default="",
-        validation_alias=AliasChoices("otlp_endpoint", "OTEL_EXPORTER_OTLP_ENDPOINT"),
+        validation_alias=AliasChoices("SANGSANG_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_ENDPOINT"),
     )
     """OTLP collector that gets the traces, e.g. `http://localhost:4317`; empty for none."""
 

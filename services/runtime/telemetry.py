@@ -1,13 +1,20 @@
 """Traces: the tracer of a process, and the names that spans and attributes have.
 
-Names follow OpenTelemetry's RPC conventions where they exist and begin with `sangsang.` elsewhere.
-Prompts are never recorded.
+The spans of a call are named after its method, other spans as here. Names follow OpenTelemetry's
+RPC conventions where they exist and begin with `sangsang.` elsewhere. What each means is written in
+`deploy/telemetry/registry.yaml`; a test holds that nothing is missing there, and that no name is
+spelt out elsewhere in the code. Prompts are never recorded.
 """
 
 from opentelemetry import trace
 from opentelemetry.sdk.resources import SERVICE_NAME, Resource
 from opentelemetry.sdk.trace import SpanProcessor, TracerProvider
 from opentelemetry.sdk.trace.export import BatchSpanProcessor
+
+SPAN_ADMISSION_WAIT = "admission_wait"
+SPAN_GENERATE_PICTURE = "generate_picture"
+SPAN_ENGINE_INFER = "engine_infer"
+SPAN_BATCH_STEP = "batch_step"
 
 RPC_SYSTEM = "rpc.system.name"
 RPC_METHOD = "rpc.method"
@@ -23,8 +30,9 @@ GUIDANCE_SCALE = "sangsang.diffusion.guidance_scale"
 WIDTH_PX = "sangsang.image.width_px"
 HEIGHT_PX = "sangsang.image.height_px"
 IMAGE_INDEX = "sangsang.image.index"
-ENGINE = "sangsang.engine.backend"
-PRECISION = "sangsang.engine.precision"
+ENGINE_MODULE = "sangsang.engine.module"
+ENGINE_BACKEND = "sangsang.engine.backend"
+ENGINE_PRECISION = "sangsang.engine.precision"
 QUEUE_SECONDS = "sangsang.queue_seconds"
 COMPUTE_SECONDS = "sangsang.compute_seconds"
 CACHE_HIT = "sangsang.cache_hit"

@@ -11,12 +11,20 @@ import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
 from .errors import Overloaded
 
 T = TypeVar("T")
+
+_queue_seconds: ContextVar[float] = ContextVar("queue_seconds", default=0.0)
+
+
+def queue_seconds() -> float:
+    """Returns how long the function that runs now on a worker's thread waited for the thread."""
+    return _queue_seconds.get()
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,8 +71,10 @@ class EngineWorker:
 
         def timed() -> Timed[T]:
             started_at = time.perf_counter()
+            waited = started_at - queued_at
+            context.run(_queue_seconds.set, waited)
             value = context.run(function, *args)
-            return Timed(value, started_at - queued_at, time.perf_counter() - started_at)
+            return Timed(value, waited, time.perf_counter() - started_at)
 
         with self._lock:
             self.pending_count += 1

@@ -11,7 +11,6 @@ from sangsang.stages.v1alpha1 import text_encoding_service_pb2_grpc as services
 
 from ..runtime import telemetry
 from ..runtime.engines.engine import Engine
-from ..runtime.engines.loading import load_engine
 from ..runtime.model_stage import ModelStage
 from ..runtime.models.folder import ModelFolder
 from ..runtime.telemetry import Telemetry
@@ -59,21 +58,14 @@ class TextEncodingStage(ModelStage[TextEncoder], services.TextEncodingServiceSer
         )
         return to_response(encoding, encoder.engine)
 
-    def add_to_server(self, server: grpc.aio.Server, telemetry: Telemetry) -> None:  # noqa: ARG002
+    def add_to_server(self, server: grpc.aio.Server, telemetry: Telemetry) -> None:
         """Registers the service, and its engines over the Open Inference Protocol."""
         services.add_TextEncodingServiceServicer_to_server(self, server)
-        self._add_engines(server)
+        self._add_engines(server, telemetry)
 
     def _open(self, path: Path) -> tuple[str, TextEncoder]:
         folder = ModelFolder.open(path)
-        settings = self._settings
-        engine = load_engine(
-            folder,
-            "text_encoder",
-            backend=settings.backend,
-            threads=settings.engine_threads,
-            cache=settings.cache_dir,
-        )
+        engine = self._load_engine(folder, "text_encoder")
         encoder = TextEncoder(
             engine,
             ClipTokenizer.from_folder(folder.path / "tokenizer", folder.token_limit),

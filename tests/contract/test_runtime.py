@@ -311,6 +311,40 @@ async def test_draining_tells_first_and_lets_running_calls_finish(spans):
         assert fake.closed
 
 
+@pytest.mark.parametrize("grace_s", [0, 0.3])
+async def test_calls_that_outlast_the_grace_are_unavailable(spans, grace_s):
+    fake = FakeService()
+    settings = ProcessSettings(lame_duck_s=0, grace_s=grace_s)
+    async with (
+        hosted(fake, settings, spans) as host,
+        open_channel(f"127.0.0.1:{host.port}", max_message_bytes=MEBIBYTE) as channel,
+    ):
+        steps = aiter(pb_grpc.DiffusionServiceStub(channel).Denoise(pb.DenoiseRequest()))
+        await anext(steps)
+        text = text_grpc.TextEncodingServiceStub(channel)
+        waiting = text.EncodeText(text_pb.EncodeTextRequest(text="wait"), timeout=30)
+        async with asyncio.timeout(5):
+            while fake.text.time_left is None:
+                await asyncio.sleep(0.01)
+            await host.drain()
+        for call in (waiting, drained(steps)):
+            with pytest.raises(grpc.aio.AioRpcError) as failed:
+                await call
+            assert failed.value.code() is grpc.StatusCode.UNAVAILABLE
+            assert "the service is stopping" in failed.value.details()
+            assert details_of(failed.value)["ErrorInfo"].reason == "STAGE_UNAVAILABLE"
+            assert details_of(failed.value)["RetryInfo"].retry_delay.ToMilliseconds() == 1000
+    assert fake.text.cancelled.is_set(), "the work of an ended call is cancelled"
+    assert fake.diffusion.closed.is_set()
+    codes = {span.attributes["rpc.response.status_code"] for span in spans.ended}
+    assert codes == {"UNAVAILABLE"}
+
+
+async def drained(responses):
+    async for _ in responses:
+        pass
+
+
 async def test_a_stage_that_is_not_there_is_unavailable(caller):
     async with open_channel("127.0.0.1:1", max_message_bytes=MEBIBYTE) as channel:
         stub = text_grpc.TextEncodingServiceStub(channel)

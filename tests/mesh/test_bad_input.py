@@ -84,6 +84,16 @@ async def test_every_bad_field_is_named(mesh, fields, named):
     assert all(found.values())
 
 
+@pytest.mark.parametrize(
+    "content", [gradient_png()[:100], huge_png(), b"text " * 800_000], ids=["cut", "huge", "text"]
+)
+async def test_a_broken_picture_is_named_with_the_other_bad_fields(mesh, content):
+    error = await refused(mesh, prompt="", seed=-1, initial_image={"content": content})
+    assert set(bad_fields(error)) == {"spec.prompt", "spec.seed", "spec.initial_image.content"}
+    asked = mesh.spans.named("PrepareLatents", server=True)
+    assert len(asked) == 1, "the stage was asked for the good request only"
+
+
 async def test_an_unknown_model_is_not_found(mesh):
     error = await refused(mesh, model_id="nonsense")
     assert error.code() is grpc.StatusCode.NOT_FOUND

@@ -82,6 +82,24 @@ async def test_one_trace_goes_through_every_service(mesh):
     assert "a cat" not in text, "prompts are never recorded"
 
 
+async def test_every_execution_of_an_engine_shows_once(mesh):
+    await mesh.generate(model_id="tiny", prompt="a cat", step_count=2, seed=5)
+    stages = {}
+    for span in mesh.spans.ended:
+        if span.kind.name == "SERVER":
+            stages[span.context.span_id] = span.name.rpartition("/")[2]
+    executions = {
+        (stages[span.parent.span_id], span.attributes["sangsang.engine.module"])
+        for span in mesh.spans.named("engine_infer")
+    }
+    assert executions == {("EncodeText", "text_encoder"), ("DecodeLatents", "vae_decoder")}
+    # The UNet runs for many calls at once: its executions are the batch steps, and only those.
+    steps = mesh.spans.named("batch_step")
+    assert len(steps) == 2
+    assert {span.attributes["sangsang.engine.module"] for span in steps} == {"unet"}
+    assert all(span.attributes["sangsang.compute_seconds"] > 0 for span in steps)
+
+
 async def test_image_to_image_stays_near_its_picture(mesh):
     from reference import gradient_png
 

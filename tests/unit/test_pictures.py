@@ -14,14 +14,10 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageOps
 
-from sangsang.services.preprocessing.headers import BadHeader, read_header
-from sangsang.services.preprocessing.pictures import (
-    PictureLimits,
-    decode_picture,
-    picture_violations,
-    to_sample,
-)
+from sangsang.services.preprocessing.pictures import decode_picture, to_sample
 from sangsang.services.runtime.errors import InvalidRequest
+from sangsang.services.runtime.picture_checks import PictureLimits, picture_violations
+from sangsang.services.runtime.picture_headers import BadHeader, read_header
 
 LIMITS = PictureLimits()
 FORMATS = ("PNG", "JPEG", "WEBP")
@@ -171,6 +167,24 @@ def test_a_picture_cut_off_anywhere_is_refused(kind):
     data = encoded(PICTURE, kind)
     for end in range(0, len(data) - 12, max(1, len(data) // 50)):
         refused(data[:end])
+
+
+def test_a_png_cut_off_anywhere_is_found_without_decoding():
+    data = encoded(PICTURE, "PNG")
+    for end in range(0, len(data) - 12, max(1, len(data) // 50)):
+        assert picture_violations(data[:end], LIMITS), end
+
+
+@pytest.mark.parametrize("name", OPAQUE)
+def test_a_good_picture_has_no_violation(name):
+    assert picture_violations(OPAQUE[name], LIMITS) == []
+
+
+@pytest.mark.parametrize("filling", [b"\xff", b"\xd0\xff", b"\xe1\x00\x02\xff"])
+def test_a_jpeg_that_never_tells_its_size_is_given_up(filling):
+    data = b"\xff\xd8\xff" + filling * (8_000_000 // len(filling))
+    (violation,) = picture_violations(data, LIMITS)
+    assert "within 5000 JPEG markers" in violation.description
 
 
 def test_the_header_alone_tells_too_large_pictures():

@@ -1,6 +1,7 @@
 """Run: pytest tests/unit/test_validation.py"""
 
 import pytest
+from hostile_pictures import encoded, noise_picture, png
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -41,6 +42,9 @@ class FakeSamplers:
             return [FieldViolation("step_count", "must be 1 to 50 for scheduler lcm")]
         return []
 
+
+PICTURE = encoded(noise_picture(), "PNG")
+HUGE = png(30_000, 30_000, b"")
 
 CATALOGUE = Catalogue(
     [
@@ -117,14 +121,17 @@ def test_an_unset_seed_is_drawn():
         ({"model_id": ""}, "spec.model_id"),
         ({"initial_image": {"content": b""}}, "spec.initial_image.content"),
         ({"initial_image": {"content": b"x" * 9_000_000}}, "spec.initial_image.content"),
-        ({"initial_image": {"content": b"x", "strength": 0.0}}, "spec.initial_image.strength"),
-        ({"initial_image": {"content": b"x", "strength": 1.01}}, "spec.initial_image.strength"),
+        ({"initial_image": {"content": b"text " * 800_000}}, "spec.initial_image.content"),
+        ({"initial_image": {"content": PICTURE[:-20]}}, "spec.initial_image.content"),
+        ({"initial_image": {"content": HUGE}}, "spec.initial_image.content"),
+        ({"initial_image": {"content": PICTURE, "strength": 0.0}}, "spec.initial_image.strength"),
+        ({"initial_image": {"content": PICTURE, "strength": 1.01}}, "spec.initial_image.strength"),
         (
-            {"initial_image": {"content": b"x", "strength": float("nan")}},
+            {"initial_image": {"content": PICTURE, "strength": float("nan")}},
             "spec.initial_image.strength",
         ),
         (
-            {"initial_image": {"content": b"x", "strength": 0.1}, "step_count": 9},
+            {"initial_image": {"content": PICTURE, "strength": 0.1}, "step_count": 9},
             "spec.initial_image.strength",
         ),
     ],
@@ -143,6 +150,7 @@ def test_all_bad_fields_are_named_at_once():
         seed=-1,
         scheduler="nonsense",
         mime_type="image/tiff",
+        initial_image={"content": HUGE, "strength": 2.0},
     )
     assert found == {
         "spec.prompt",
@@ -153,7 +161,16 @@ def test_all_bad_fields_are_named_at_once():
         "spec.seed",
         "spec.scheduler",
         "spec.mime_type",
+        "spec.initial_image.content",
+        "spec.initial_image.strength",
     }
+
+
+def test_a_picture_may_be_as_large_as_the_settings_say():
+    picture = spec(initial_image={"content": PICTURE})
+    make_plan(picture, CATALOGUE, max_picture_pixels=40 * 24)
+    with pytest.raises(InvalidRequest, match="at most 959 pixels, claims 40x24"):
+        make_plan(picture, CATALOGUE, max_picture_pixels=40 * 24 - 1)
 
 
 def test_an_unknown_model_is_not_found_and_the_known_ones_are_named():

@@ -6,6 +6,7 @@ reaches a given loss in clearly fewer updates than AdamW at a cost of a few perc
 """
 
 from collections.abc import Iterable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -37,6 +38,19 @@ class Muon(torch.optim.Optimizer):
         for group in self.param_groups:
             for parameter in group["params"]:
                 self.state[parameter] = _shared_state(parameter, group["muon"])
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Restores the moments where every process of a crew sees them.
+
+        torch puts tensors of this process alone in their place: the next checkpoint would then hold
+        the old moments of whatever another process owns.
+        """
+        shared = dict(self.state)
+        super().load_state_dict(state_dict)
+        for parameter, state in shared.items():
+            for name, tensor in state.items():
+                tensor.copy_(self.state[parameter][name])
+            self.state[parameter] = state
 
     def scale_rates(self, factor: float) -> None:
         """Sets every group's rate to `factor` times its peak."""

@@ -5,7 +5,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
-from ..engines.engine import Array, Engine, TensorSpec
+from ..engines.engine import Array, Engine
+from ..engines.wrapped import WrappedEngine
 from ..errors import FieldViolation, InvalidRequest
 from ..worker import EngineWorker
 from .datatypes import datatype_of
@@ -75,7 +76,7 @@ class ServedEngine:
         return 1 if self.max_batch_size > 0 else 0
 
 
-class TimedEngine:
+class TimedEngine(WrappedEngine):
     """An engine that notes when it was called and for how long.
 
     A runner awaits a queue and then calls the engine, and only the engine's side can tell the two
@@ -88,34 +89,10 @@ class TimedEngine:
     """
 
     def __init__(self, engine: Engine) -> None:
-        self._engine = engine
+        super().__init__(engine)
         self.started_ns: int | None = None
         self.infer_ns = 0
         self.execution_count = 0
-
-    @property
-    def name(self) -> str:
-        return self._engine.name
-
-    @property
-    def backend(self) -> str:
-        return self._engine.backend
-
-    @property
-    def precision(self) -> str:
-        return self._engine.precision
-
-    @property
-    def digest(self) -> str:
-        return self._engine.digest
-
-    @property
-    def inputs(self) -> tuple[TensorSpec, ...]:
-        return self._engine.inputs
-
-    @property
-    def outputs(self) -> tuple[TensorSpec, ...]:
-        return self._engine.outputs
 
     def infer(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
         """Returns the engine's outputs.

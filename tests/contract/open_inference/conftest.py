@@ -23,6 +23,7 @@ from sangsang.services.runtime.open_inference import (
     WorkerRunner,
     open_inference_handler,
 )
+from sangsang.services.runtime.running_calls import RunningCalls
 from sangsang.services.runtime.worker import EngineWorker
 
 MAX_MESSAGE_BYTES = 16 * 2**20
@@ -151,7 +152,9 @@ async def stage() -> AsyncIterator[Stage]:
     served = Stage()
     add_engines(served)
     server = grpc.aio.server(
-        interceptors=[CallInterceptor(trace.NoOpTracer(), on_fatal=served.note_fatal)],
+        interceptors=[
+            CallInterceptor(trace.NoOpTracer(), RunningCalls(), on_fatal=served.note_fatal)
+        ],
         options=[
             ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
             ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),

@@ -15,6 +15,9 @@ _PNG_MAGIC = b"\x89PNG\r\n\x1a\n"
 _JPEG_FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
 # Markers that stand alone, without a length: TEM and RST0 to EOI.
 _JPEG_BARE = frozenset({0x01, *range(0xD0, 0xDA)})
+# A colour profile takes at most 255, metadata a few more. Megabytes of padding would be read byte
+# by byte, and whoever reads headers on an event loop would answer nobody meanwhile.
+_MAX_JPEG_MARKERS = 5000
 
 
 class BadHeader(Exception):
@@ -70,7 +73,7 @@ def _png_size(data: bytes) -> tuple[int, int]:
 
 def _jpeg_size(data: bytes) -> tuple[int, int]:
     at = 2
-    while True:
+    for _ in range(_MAX_JPEG_MARKERS):
         if data[at] != 0xFF:
             raise BadHeader("is a JPEG with a damaged header")
         marker = data[at + 1]
@@ -86,6 +89,7 @@ def _jpeg_size(data: bytes) -> tuple[int, int]:
         if marker == 0xDA:
             raise BadHeader("is a JPEG whose pixels come before its size")
         at += max(_big(data, at, 2), 2)
+    raise BadHeader(f"must have its size within {_MAX_JPEG_MARKERS} JPEG markers")
 
 
 def _webp_size(data: bytes) -> tuple[int, int]:
