@@ -12,7 +12,7 @@ from typing import Annotated, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from ..errors import ModelNotReady
-from .folder import MANIFEST_NAME, ModelFolder
+from .folder import MANIFEST_NAME, MODULE_NAMES, ModelFolder, ModuleName
 
 TierName = Literal["free", "pro"]
 
@@ -242,6 +242,17 @@ def _tier_problems(
         if tier.weights not in weight_names
     ]
     return problems
+
+
+def model_parts(folder: ModelFolder) -> tuple[tuple[ModelFolder, ModuleName], ...]:
+    """Returns what has to be built of a model: its modules, then its further UNets.
+
+    Raises:
+        ModelNotReady: the manifest is bad, or a further UNet is of another architecture.
+    """
+    unets = dict.fromkeys(Manifest.read(folder).unets.values())
+    further: list[tuple[ModelFolder, ModuleName]] = [(folder.with_unet(n), "unet") for n in unets]
+    return (*((folder, module) for module in MODULE_NAMES), *further)
 
 
 def _default_tiers() -> dict[TierName, Tier]:
