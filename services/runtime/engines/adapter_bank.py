@@ -65,10 +65,6 @@ class AdapterBank:
             arrays = _lay_out(parts, shape)
             self.arrays.update(zip(bank_input_names(layer), arrays, strict=True))
 
-    def scales(self, name: str | None) -> NDArray[np.float32]:
-        """Returns the scales of one row: `[slots]`, f32, 1 in the slot of `name`, if any."""
-        return np.array([name == slot for slot in self.slot_names], np.float32)
-
     def signature(self, plain: Signature) -> Signature:
         """Returns the UNet's signature with the scales added, which may be left out."""
         slots = len(self.slot_names)
