@@ -140,11 +140,22 @@ def test_a_layer_that_the_unet_lacks_is_named(every, store, tmp_path):
         read_adapter(rewritten(every, tmp_path, add), "any", store)
 
 
-@pytest.mark.parametrize("metadata", ["{", json.dumps({"unet.use_dora": True})])
-def test_a_configuration_that_is_not_served_is_refused(every, store, tmp_path, metadata):
+@pytest.mark.parametrize(
+    ("metadata", "named"),
+    [
+        ("{", "lora_adapter_metadata"),
+        ("[]", "lora_adapter_metadata"),
+        ('{"unet.use_dora": true}', "use_dora"),
+        ('{"unet.lora_alpha": "eight"}', "the scale of conv_in"),
+        ('{"unet.lora_alpha": NaN}', "values that are not finite"),
+        ('{"unet.alpha_pattern": {"(": 1}}', "the scale of conv_in"),
+    ],
+)
+def test_a_configuration_that_is_not_served_is_refused(every, store, tmp_path, metadata, named):
     path = rewritten(every, tmp_path, lambda tensors: None, {"lora_adapter_metadata": metadata})
-    with pytest.raises(ModelNotReady, match=r"lora_adapter_metadata|use_dora"):
+    with pytest.raises(ModelNotReady) as caught:
         read_adapter(path, "any", store)
+    assert named in caught.value.message
 
 
 def test_a_bank_lays_slots_side_by_side(tiny, every, store, tmp_path):

@@ -118,7 +118,10 @@ def _adapter_paths(folder: ModelFolder) -> Iterable[tuple[str, str]]:
 
 def _read_layer(file: Path, layer: str, pair: _Pair, config: Mapping[str, Any]) -> LowRank:
     down, up = pair.down.read(), pair.up.read()
-    scale = np.float32(_scale(config, layer, down.shape[0]))
+    try:
+        scale = np.float32(_scale(config, layer, down.shape[0]))
+    except (ValueError, TypeError, AttributeError, re.error) as exc:
+        raise ModelNotReady(f"{file}: the scale of {layer} is not a number: {exc}") from exc
     scaled = LowRank(np.asarray(down, np.float32), np.asarray(up, np.float32) * scale)
     for matrix in (scaled.down, scaled.up):
         # NaN compares false.
