@@ -57,7 +57,7 @@ class ModelLimits:
 
 @dataclass(frozen=True, slots=True)
 class ServedModel:
-    """One model: what its tiers mean, its samplers and its limits."""
+    """One model: what its tiers mean, its samplers, its limits, the weights of its UNet."""
 
     model_id: str
     description: str
@@ -65,6 +65,7 @@ class ServedModel:
     tiers: Mapping[TierName, TierSettings]
     samplers: Samplers
     limits: ModelLimits
+    weights: tuple[str, ...] = ("base",)
 
 
 class Catalogue:
@@ -127,6 +128,7 @@ def _open_model(folder: ModelFolder, cache_dir: Path) -> ServedModel:
         tiers={"free": tiers.get("free", only), "pro": tiers.get("pro", only)},
         samplers=tables,
         limits=limits,
+        weights=manifest.weight_names,
     )
 
 

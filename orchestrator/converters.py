@@ -125,6 +125,7 @@ def to_model(model: ServedModel) -> imaging.Model:
             max_image_count=limits.max_image_count,
             max_token_count=limits.max_token_count,
         ),
+        weights=model.weights,
     )
 
 

@@ -8,8 +8,8 @@ from rich.table import Table
 from ...services.runtime.building.build import BuildProgress, BuildReport, build_model
 from ...services.runtime.engines.loading import load_engine
 from ...services.runtime.errors import ModelNotReady
-from ...services.runtime.models.folder import MODULE_NAMES, ModelFolder
-from ...services.runtime.models.manifest import Manifest
+from ...services.runtime.models.folder import ModelFolder
+from ...services.runtime.models.manifest import Manifest, model_parts
 from ...services.runtime.models.sampling import load_tables
 from .console import err, out
 
@@ -61,8 +61,8 @@ def build_folder(path: Path, *, backend: str, cache_dir: Path, beside: bool) -> 
 def _is_built(folder: ModelFolder, cache_dir: Path) -> bool:
     try:
         load_tables(folder, cache_dir)
-        for module in MODULE_NAMES:
-            load_engine(folder, module, cache=cache_dir).close()
+        for part, module in model_parts(folder):
+            load_engine(part, module, cache=cache_dir).close()
     except ModelNotReady:
         return False
     return True

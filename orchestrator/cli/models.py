@@ -40,6 +40,7 @@ def _print_model(model: imaging.Model) -> None:
         )
     out.print(table)
     out.print(f"  schedulers  {', '.join(model.schedulers)}", highlight=False)
+    out.print(f"  weights     {', '.join(model.weights)}", highlight=False)
     out.print(
         f"  size        {limits.default_width_px}x{limits.default_height_px} by default, "
         f"{limits.min_width_px}x{limits.min_height_px} to "

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from ..runtime.engines.adapter_bank import SCALE_NAME
 from ..runtime.engines.engine import Array, Engine
 from ..runtime.errors import CorruptTensor, StageFailed
 from ..runtime.models.preview_map import PreviewMap
@@ -47,7 +48,8 @@ def run_batch(
     """Returns what one UNet evaluation did for each job. Blocks: for the engine's thread.
 
     Args:
-        engine: takes `sample`, `timestep` and `encoder_hidden_states`, gives `out_sample`.
+        engine: takes `sample`, `timestep` and `encoder_hidden_states`, and `adapter_scale` if the
+            jobs have scales; gives `out_sample`.
         members: jobs of one batch key.
         preview_map: what draws previews; None draws none.
 
@@ -81,7 +83,17 @@ def _gather(members: Sequence[Rows]) -> dict[str, Array]:
         part = slice(first, first + member.row_count)
         member.fill(sample[part], timestep[part], contexts[part])
         first = part.stop
-    return {"sample": sample, "timestep": timestep, "encoder_hidden_states": contexts}
+    inputs: dict[str, Array] = {
+        "sample": sample,
+        "timestep": timestep,
+        "encoder_hidden_states": contexts,
+    }
+    scales = [m.job.adapter_scales for m in members if m.job.adapter_scales is not None]
+    if scales:
+        # An engine has a bank or not, so either all jobs have scales or none.
+        counts = [member.row_count for member in members]
+        inputs[SCALE_NAME] = np.repeat(np.stack(scales), counts, axis=0)
+    return inputs
 
 
 def _advance(member: Rows, outputs: Array, preview_map: PreviewMap | None) -> StepResult:

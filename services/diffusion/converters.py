@@ -2,6 +2,7 @@
 
 import math
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,12 +14,12 @@ from sangsang.stages.v1alpha1 import tensor_pb2
 from ..runtime.deadlines import time_left
 from ..runtime.engines.engine import Engine
 from ..runtime.errors import FieldViolation, InvalidRequest
+from ..runtime.models.manifest import BASE_WEIGHTS
 from ..runtime.models.sampler_tables import SamplerTable, SamplerTables
 from ..runtime.noise import MAX_SEED, MIN_ELEMENT_COUNT
 from ..runtime.tensors import from_proto, tensor_violations, to_proto
 from .jobs import Array, DenoiseJob, Finished, StepDone
 
-BASE_WEIGHTS = "base"
 MAX_GUIDANCE_SCALE = 100.0
 # A picture's starting noise and its VAE sample are two; beyond a few, skipping is only work.
 MAX_NOISE_DRAW_COUNT = 64
@@ -30,7 +31,8 @@ class JobLimits:
     """What a model and its service take.
 
     Attributes:
-        weights: names of the sets of weights that a request may name.
+        weights: the sets of weights that a request may name, each with the scales that its rows
+            have in the engine's bank of adapters; None where there is no bank.
         channels: of the latents.
         side_multiple: what height and width of the latents must be multiples of.
         max_side: largest height and width of the latents.
@@ -38,7 +40,7 @@ class JobLimits:
         max_context_length: most tokens of an embedding.
     """
 
-    weights: tuple[str, ...]
+    weights: Mapping[str, Array | None]
     channels: int
     side_multiple: int
     max_side: int
@@ -72,6 +74,7 @@ def to_job(
             else None
         ),
         contexts=_contexts(request),
+        adapter_scales=limits.weights[weights_name(request)],
         guidance_scale=request.guidance_scale,
         seed=request.seed,
         noise_draw_count=request.noise_draw_count,
@@ -108,10 +111,15 @@ def to_result(finished: Finished, engine: Engine) -> messages.DenoiseResponse:
     return messages.DenoiseResponse(result=result)
 
 
+def weights_name(request: messages.DenoiseRequest) -> str:
+    """Returns which set of the UNet's weights a request names."""
+    return request.weights or BASE_WEIGHTS
+
+
 def _weights_violations(
     request: messages.DenoiseRequest, limits: JobLimits
 ) -> list[FieldViolation]:
-    if (request.weights or BASE_WEIGHTS) in limits.weights:
+    if weights_name(request) in limits.weights:
         return []
     text = f"must be one of {', '.join(limits.weights)}; got {request.weights[:40]!r}"
     return [FieldViolation("weights", text)]

@@ -39,6 +39,8 @@ class DenoiseJob:
         initial_latents: `[channels, height, width]`, f32, to start from; None for text to image.
         contexts: `[tokens, width]`, f32, one for each row: the prompt's embeddings, before them
             the negative prompt's when guided, in diffusers' order.
+        adapter_scales: `[slots]`, f32: how much of each adapter of the engine's bank its rows
+            use; None for an engine without a bank.
         guidance_scale: weight of the prompt against the negative prompt; unused with one row.
         seed: of the generator that steps draw noise from.
         noise_draw_count: draws taken from that generator before.
@@ -51,6 +53,7 @@ class DenoiseJob:
     noise: Array
     initial_latents: Array | None
     contexts: tuple[Array, ...]
+    adapter_scales: Array | None = None
     guidance_scale: float = 1.0
     seed: int = 0
     noise_draw_count: int = 0

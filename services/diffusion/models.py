@@ -1,16 +1,23 @@
-"""One model as the diffusion stage holds it: its UNet's loop, its samplers, its limits."""
+"""One model as the diffusion stage holds it: its UNets' loops, its samplers, its limits.
 
-from collections.abc import Callable
+The UNet and its adapters share one engine and one loop, so their rows share batches; a further full
+UNet has an engine and a loop of its own.
+"""
+
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
 
+from ..runtime.engines.adapter_bank import SCALE_NAME
 from ..runtime.engines.engine import Engine
 from ..runtime.models.folder import ModelFolder
+from ..runtime.models.manifest import BASE_WEIGHTS, Manifest
 from ..runtime.models.sampler_tables import SamplerTables
 from ..runtime.models.sampling import load_preview, load_tables
 from ..runtime.worker import EngineWorker
-from .converters import BASE_WEIGHTS, JobLimits
+from .converters import JobLimits
+from .jobs import Array
 from .picking import RoundRobin
 from .settings import DiffusionSettings
 from .step_loop import BatchStep, StepLoop
@@ -20,67 +27,133 @@ _CONTEXT_CHUNK_COUNT = 8
 
 
 @dataclass(frozen=True, slots=True)
+class UnetLoop:
+    """A UNet's engine and the loop that takes its steps."""
+
+    engine: Engine
+    loop: StepLoop
+
+
+@dataclass(frozen=True, slots=True)
 class DiffusionModel:
-    """One model, with its UNet's own weights.
+    """One model, with every set of its UNet's weights.
 
     Attributes:
         folder: the model.
-        engine: the UNet.
         tables: the samplers it was built with.
         limits: what its requests must keep to.
-        loop: takes its steps.
+        base: the UNet, which its adapters share.
+        unets: the further full UNets, by the name of their weights.
     """
 
     folder: ModelFolder
-    engine: Engine
     tables: SamplerTables
     limits: JobLimits
-    loop: StepLoop
+    base: UnetLoop
+    unets: Mapping[str, UnetLoop]
 
     @classmethod
     def open(
         cls,
         folder: ModelFolder,
-        engine: Engine,
+        load: Callable[[ModelFolder], Engine],
         settings: DiffusionSettings,
         worker: EngineWorker,
         observer: Callable[[BatchStep], None] | None = None,
     ) -> "DiffusionModel":
-        """Returns the model of a folder, whose UNet is loaded. Blocks: call it on the worker.
+        """Returns the model of a folder. Blocks: call it on the worker.
+
+        Args:
+            folder: the model.
+            load: returns the engine of a folder's UNet.
+            settings: of the process.
+            worker: runs the steps.
+            observer: called on the event loop after every step of a batch.
 
         Raises:
-            ModelNotReady: its sampler tables are not built, or damaged.
+            ModelNotReady: a UNet or its sampler tables are not built, or damaged, or an adapter
+                does not fit.
         """
+        manifest = Manifest.read(folder)
         tables = load_tables(folder, settings.cache_dir)
-        loop = StepLoop(
-            engine,
-            worker,
-            picker=RoundRobin(settings.batch_row_limit),
-            waiting_row_limit=settings.waiting_row_limit,
-            preview_map=load_preview(folder, settings.cache_dir),
-            observer=observer,
-        )
-        limits = _limits(folder, settings)
-        return cls(folder, engine, tables, limits, loop)
+        base = _open_loop(folder, load, settings, worker, observer)
+        unets = {
+            name: _open_loop(folder.with_unet(path), load, settings, worker, observer)
+            for name, path in manifest.unets.items()
+        }
+        weights = _adapter_scales(base.engine, tuple(manifest.adapters))
+        limits = _limits(folder, settings, {**weights, **dict.fromkeys(unets)})
+        return cls(folder, tables, limits, base, unets)
+
+    @property
+    def engine(self) -> Engine:
+        """The engine of the UNet itself."""
+        return self.base.engine
+
+    @property
+    def loop(self) -> StepLoop:
+        """The loop of the UNet itself."""
+        return self.base.loop
+
+    @property
+    def loops(self) -> tuple[UnetLoop, ...]:
+        """Every UNet with its loop, the model's own first."""
+        return (self.base, *self.unets.values())
+
+    def find(self, weights: str) -> UnetLoop:
+        """Returns what runs a set of weights that the limits allow."""
+        return self.unets.get(weights, self.base)
 
     def warm_up(self) -> None:
-        """Evaluates the UNet once at the default size. Blocks: call it on the worker."""
+        """Evaluates each UNet once at the default size. Blocks: call it on the worker."""
         folder, scale = self.folder, self.folder.vae_scale
         sides = (folder.default_height_px // scale, folder.default_width_px // scale)
-        self.engine.infer(
-            {
-                "sample": np.zeros((1, self.limits.channels, *sides), np.float32),
-                "timestep": np.zeros(1, np.float32),
-                "encoder_hidden_states": np.zeros(
-                    (1, folder.token_limit, self.limits.context_width), np.float32
-                ),
-            }
-        )
+        for unet in self.loops:
+            unet.engine.infer(
+                {
+                    "sample": np.zeros((1, self.limits.channels, *sides), np.float32),
+                    "timestep": np.zeros(1, np.float32),
+                    "encoder_hidden_states": np.zeros(
+                        (1, folder.token_limit, self.limits.context_width), np.float32
+                    ),
+                }
+            )
 
 
-def _limits(folder: ModelFolder, settings: DiffusionSettings) -> JobLimits:
+def _open_loop(
+    folder: ModelFolder,
+    load: Callable[[ModelFolder], Engine],
+    settings: DiffusionSettings,
+    worker: EngineWorker,
+    observer: Callable[[BatchStep], None] | None,
+) -> UnetLoop:
+    engine = load(folder)
+    loop = StepLoop(
+        engine,
+        worker,
+        picker=RoundRobin(settings.batch_row_limit),
+        waiting_row_limit=settings.waiting_row_limit,
+        preview_map=load_preview(folder, settings.cache_dir),
+        observer=observer,
+    )
+    return UnetLoop(engine, loop)
+
+
+def _adapter_scales(engine: Engine, adapters: tuple[str, ...]) -> dict[str, Array | None]:
+    """Returns the scales of rows of the UNet itself and of each adapter."""
+    if all(spec.name != SCALE_NAME for spec in engine.inputs):
+        return {BASE_WEIGHTS: None}
+    # The bank has its slots in the manifest's order.
+    own = np.zeros(len(adapters), np.float32)
+    slots = np.eye(len(adapters), dtype=np.float32)
+    return {BASE_WEIGHTS: own, **dict(zip(adapters, slots, strict=True))}
+
+
+def _limits(
+    folder: ModelFolder, settings: DiffusionSettings, weights: Mapping[str, Array | None]
+) -> JobLimits:
     return JobLimits(
-        weights=(BASE_WEIGHTS,),
+        weights=weights,
         channels=folder.latent_channels,
         side_multiple=folder.size_multiple_px // folder.vae_scale,
         max_side=settings.max_side_px // folder.vae_scale,

@@ -16,7 +16,7 @@ from ..runtime.model_stage import ModelStage
 from ..runtime.models.folder import ModelFolder
 from ..runtime.telemetry import Telemetry
 from ..runtime.worker import EngineWorker
-from .converters import to_job, to_progress, to_result
+from .converters import to_job, to_progress, to_result, weights_name
 from .jobs import Finished
 from .models import DiffusionModel
 from .settings import DiffusionSettings
@@ -57,11 +57,12 @@ class DiffusionStage(ModelStage[DiffusionModel], services.DiffusionServiceServic
         span = trace.get_current_span()
         _note_request(span, request)
         job = to_job(request, model.tables, model.limits, trace=span.get_span_context())
-        async with model.loop.submit(job) as events:
+        unet = model.find(weights_name(request))
+        async with unet.loop.submit(job) as events:
             async for event in events:
                 if isinstance(event, Finished):
                     _note_usage(span, event)
-                    yield to_result(event, model.engine)
+                    yield to_result(event, unet.engine)
                 else:
                     yield to_progress(event)
 
@@ -74,13 +75,19 @@ class DiffusionStage(ModelStage[DiffusionModel], services.DiffusionServiceServic
     async def close(self) -> None:
         """Ends what is left in the loops and frees the engines."""
         self._loaded = False
-        await asyncio.gather(*(model.loop.close() for model in self._models.values()))
+        loops = [unet.loop for model in self._models.values() for unet in model.loops]
+        await asyncio.gather(*(loop.close() for loop in loops))
         await super().close()
 
     def _open(self, path: Path) -> tuple[str, DiffusionModel]:
         folder = ModelFolder.open(path)
-        engine = self._load_engine(folder, "unet")
-        model = DiffusionModel.open(folder, engine, self._settings, self._worker, self._observer)
+        model = DiffusionModel.open(
+            folder,
+            lambda unet: self._load_engine(unet, "unet"),
+            self._settings,
+            self._worker,
+            self._observer,
+        )
         return folder.model_id, model
 
     async def _warm_up(self, model: DiffusionModel) -> None:
@@ -88,6 +95,9 @@ class DiffusionStage(ModelStage[DiffusionModel], services.DiffusionServiceServic
 
     def _engine(self, model: DiffusionModel) -> Engine:
         return model.engine
+
+    def _engines(self, model: DiffusionModel) -> Sequence[Engine]:
+        return [unet.engine for unet in model.loops]
 
 
 def _note_request(span: trace.Span, request: messages.DenoiseRequest) -> None:

@@ -5,6 +5,7 @@ A stage adds its RPC, how one of its models is opened and warmed up, and which e
 
 import asyncio
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Generic, TypeVar
@@ -66,6 +67,10 @@ class ModelStage(ABC, Generic[M]):
     def _engine(self, model: M) -> Engine:
         """Returns the engine that runs a model."""
 
+    def _engines(self, model: M) -> Sequence[Engine]:
+        """Returns every engine of a model, for a stage that has several for one."""
+        return [self._engine(model)]
+
     async def load(self) -> None:
         """Loads every model and warms it up.
 
@@ -88,7 +93,8 @@ class ModelStage(ABC, Generic[M]):
         self._loaded = False
         await asyncio.to_thread(self._worker.close)
         for model in self._models.values():
-            self._engine(model).close()
+            for engine in self._engines(model):
+                engine.close()
 
     def _add_engines(self, server: grpc.aio.Server, telemetry: Telemetry) -> None:
         """Registers the engines over the Open Inference Protocol, and traces them from now on."""
@@ -141,8 +147,8 @@ class ModelStage(ABC, Generic[M]):
         runner = WorkerRunner(self._worker)
         served: dict[str, ServedEngine] = {}
         for model_id, model in self._models.items():
-            engine = self._engine(model)
-            served[f"{model_id}.{engine.name}"] = ServedEngine(
-                engine, runner, max_batch_size=self._max_batch_size
-            )
+            for engine in self._engines(model):
+                served[f"{model_id}.{engine.name}"] = ServedEngine(
+                    engine, runner, max_batch_size=self._max_batch_size
+                )
         return served

@@ -61,14 +61,21 @@ def _quietly(function: Callable[P, T]) -> Callable[P, T]:
 
 
 @cache
-def _pipelines(folder: Path):
+def _pipelines(folder: Path, adapter: str = "", unet: str = "unet"):
     import torch
-    from diffusers import StableDiffusionImg2ImgPipeline, StableDiffusionPipeline
+    from diffusers import (
+        StableDiffusionImg2ImgPipeline,
+        StableDiffusionPipeline,
+        UNet2DConditionModel,
+    )
 
     torch.set_num_threads(1)
+    network = UNet2DConditionModel.from_pretrained(folder / unet, dtype=torch.float32)
     pipeline = StableDiffusionPipeline.from_pretrained(
-        folder, dtype=torch.float32, safety_checker=None
+        folder, dtype=torch.float32, safety_checker=None, unet=network
     )
+    if adapter:
+        pipeline.load_lora_weights(folder / adapter)
     pipeline.set_progress_bar_config(disable=True)
     from_image = StableDiffusionImg2ImgPipeline(
         **{**pipeline.components, "feature_extractor": None}, requires_safety_checker=False
@@ -91,12 +98,17 @@ def reference_pictures(
     negative_prompt: str = "",
     initial_image: bytes = b"",
     strength: float = 0.8,
+    adapter: str = "",
+    unet: str = "unet",
 ) -> NDArray[np.uint8]:
-    """`[prompts, height, width, 3]`, one generator for each prompt."""
+    """`[prompts, height, width, 3]`, one generator for each prompt.
+
+    `adapter` and `unet` are folders inside the model's.
+    """
     import diffusers
     import torch
 
-    pipeline, from_image = _pipelines(folder)
+    pipeline, from_image = _pipelines(folder, adapter, unet)
     name, overrides = SCHEDULERS[scheduler]
     config = pipeline.scheduler.config
     chosen = getattr(diffusers, name).from_config(config, **overrides)

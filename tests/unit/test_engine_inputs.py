@@ -51,3 +51,13 @@ def test_a_bad_input_is_named(changes, message):
 def test_a_missing_input_is_named():
     with pytest.raises(ValueError, match="missing: timestep"):
         check_inputs(UNET, {"sample": np.zeros((2, 4, 4, 6), np.float32)})
+
+
+def test_an_optional_input_that_is_left_out_is_zeros():
+    spec = TensorSpec("scale", F32, (None, 3), optional=True)
+    taken = Signature((*UNET.inputs, spec), UNET.outputs, UNET.side_multiple)
+    checked = check_inputs(taken, inputs())
+    assert list(checked) == ["sample", "timestep", "scale"]
+    np.testing.assert_array_equal(checked["scale"], np.zeros((2, 3), np.float32))
+    with pytest.raises(ValueError, match="different batch sizes"):
+        check_inputs(taken, inputs(scale=np.zeros((1, 3), np.float32)))

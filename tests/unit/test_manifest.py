@@ -49,11 +49,14 @@ def test_what_the_file_says_counts(read):
                 "free": {"step_count": 3, "guidance_scale": 1.0, "weights": "student"},
                 "pro": {"step_count": 35, "guidance_scale": 4, "max_step_count": 50},
             },
+            "weights": {"student": {"unet": "unet"}},
             "limits": {"width_px": {"min": 8, "max": 64}, "max_image_count": 2},
         }
     )
     assert (manifest.model_id, manifest.default_tier) == ("pocket", "pro")
     assert manifest.tiers["free"].weights == "student"
+    assert manifest.weight_names == ("base", "student")
+    assert (manifest.unets, manifest.adapters) == ({"student": "unet"}, {})
     assert manifest.tiers["pro"].max_step_count == 50
     assert (manifest.limits.width_px.max, manifest.limits.height_px.max) == (64, 32)
     assert manifest.limits.max_image_count == 2
@@ -81,6 +84,21 @@ def test_one_tier_is_enough(read):
         ),
         ({"tiers": {"free": {"step_count": 101, "guidance_scale": 1}}}, "limits.step_count"),
         ({"limits": {"width_px": {"min": 9, "max": 8}}}, "limits.width_px"),
+        (
+            {"tiers": {"free": {"step_count": 3, "guidance_scale": 1, "weights": "student"}}},
+            "tiers.free.weights: 'student' is not among base",
+        ),
+        ({"weights": {"base": {"unet": "unet"}}}, "weights.base"),
+        ({"weights": {"student": {}}}, "weights.student: "),
+        ({"weights": {"student": {"unet": "a", "adapter": "b"}}}, "weights.student: "),
+        ({"weights": {"student": {"adapter": "../b"}}}, "weights.student: "),
+        ({"weights": {"student": {"adapter": "/etc"}}}, "weights.student: "),
+        ({"weights": {"student": {"unet": "a/b"}}}, "weights.student: "),
+        (
+            {"weights": {"student": {"adapter": "adapters/x"}}},
+            "weights.student.adapter: adapters/x",
+        ),
+        ({"weights": {"student": {"unet": "other"}}}, "weights.student.unet: other"),
         (
             {"default_tier": "pro", "tiers": {"free": {"step_count": 3, "guidance_scale": 1}}},
             "default_tier",

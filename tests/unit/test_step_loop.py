@@ -428,3 +428,19 @@ async def test_two_loops_share_one_thread():
     for loop in loops:
         await loop.close()
     worker.close()
+
+
+async def test_each_row_of_a_batch_has_its_jobs_scales():
+    class Noting(FakeUnet):
+        def infer(self, inputs):
+            seen.append(inputs.get("adapter_scale"))
+            return super().infer(inputs)
+
+    seen = []
+    student, base = (np.array(scales, np.float32) for scales in ([1, 0], [0, 0]))
+    guided = fake_job(1, guidance=4.0, adapter_scales=base)
+    async with running(Noting(gate=threading.Semaphore(99))) as loop:
+        await asyncio.gather(run(loop, guided), run(loop, fake_job(2, adapter_scales=student)))
+        await run(loop, fake_job(3))
+    assert any(np.array_equal(scales, [base, base, student]) for scales in seen[:-5])
+    assert seen[-1] is None

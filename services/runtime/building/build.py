@@ -17,7 +17,9 @@ from ..engines.cache import ENTRY_NAME, BuildKey, EngineCache
 from ..engines.loading import BACKENDS, find_build, resolve_cache
 from ..engines.weightless import GRAPH_NAME, write_weight_list
 from ..errors import ModelNotReady
-from ..models.folder import MODULE_NAMES, ModelFolder, ModuleName
+from ..models.adapters import adapted_layers
+from ..models.folder import ModelFolder, ModuleName
+from ..models.manifest import model_parts
 from .failures import CheckReport, ExportFailed
 from .sampling import SamplingReport, build_sampling
 from .schedules import DEFAULT_MAX_STEP_COUNT
@@ -50,7 +52,7 @@ class ModuleReport:
     """What was done for one module.
 
     Attributes:
-        module: the module.
+        module: the module; of a further UNet its folder's name.
         seconds: time it took.
         size_bytes: bytes of what was stored, weights excluded.
         max_difference: largest absolute difference from torch over all checks; None when reused.
@@ -60,7 +62,7 @@ class ModuleReport:
         path: folder of the build.
     """
 
-    module: ModuleName
+    module: str
     seconds: float
     size_bytes: int
     max_difference: float | None
@@ -119,12 +121,12 @@ def build_model(
     # What was built before is copied beside the model rather than built again.
     source = resolve_cache(cache_dir) if beside else None
     # Eager torch modules are loaded from the folder itself.
-    modules = () if backend == "torch" else MODULE_NAMES
+    parts = () if backend == "torch" else model_parts(folder)
     reports: list[ModuleReport] = []
-    for index, module in enumerate(modules):
-        tell = _teller(progress, module, index, len(modules) + 1)
-        reports.append(_build_module(folder, module, place, source, tell))
-    tell = _teller(progress, "samplers", len(modules), len(modules) + 1)
+    for index, (part, module) in enumerate(parts):
+        tell = _teller(progress, part.label(module), index, len(parts) + 1)
+        reports.append(_build_module(part, module, place, source, tell))
+    tell = _teller(progress, "samplers", len(parts), len(parts) + 1)
     tell("compiling")
     with warnings.catch_warnings():
         # diffusers' schedulers do what newer numpys deprecate; whoever builds cannot help it.
@@ -170,7 +172,7 @@ def _build_module(
             if found is None and not _copy(key, source, target):
                 check = _export_and_check(folder, module, target, tell)
     tell("done")
-    return _module_report(module, found or place.entry_path(key), started, check)
+    return _module_report(folder.label(module), found or place.entry_path(key), started, check)
 
 
 def _find(folder: ModelFolder, key: BuildKey, place: EngineCache, *, beside: bool) -> Path | None:
@@ -193,7 +195,7 @@ def _copy(key: BuildKey, source: EngineCache | None, target: Path) -> bool:
 
 
 def _module_report(
-    module: ModuleName, path: Path, started: float, check: CheckReport | None
+    module: str, path: Path, started: float, check: CheckReport | None
 ) -> ModuleReport:
     return ModuleReport(
         module=module,
@@ -222,10 +224,11 @@ def _export_and_check(
     try:
         network = load_module(folder, module)
         tell("exporting")
-        exported = export_module(folder, module, network)
+        layers = adapted_layers(folder) if module == "unet" else ()
+        exported = export_module(folder, module, network, layers)
         (target / GRAPH_NAME).write_bytes(exported.content)
         write_weight_list(target / GRAPH_NAME, exported.weights)
         tell("checking")
-        return check_export(folder, module, target, network)
+        return check_export(folder, module, target, network, layers)
     except ExportFailed as exc:
         raise ModelNotReady(f"{folder.model_id}: {exc}") from exc

@@ -1,5 +1,11 @@
-"""Checks an export: against torch, and a row alone against the same row in a batch."""
+"""Checks an export: against torch, and a row alone against the same row in a batch.
 
+A UNet that takes adapters is checked with banks of random content.
+"""
+
+import math
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -7,8 +13,11 @@ import numpy as np
 import torch
 from torch import nn
 
+from ..engines.adapter_bank import SCALE_NAME, AdapterBank
 from ..engines.engine import Engine
 from ..engines.onnx_runtime import OnnxRuntimeEngine
+from ..engines.torch_modules import AdaptedUnet
+from ..models.adapters import Adapter, LowRank
 from ..models.folder import ModelFolder, ModuleName
 from .export import example_inputs
 from .failures import CheckReport, ExportFailed
@@ -22,10 +31,16 @@ _SHAPES: tuple[tuple[int, tuple[int, int]], ...] = ((1, (4, 4)), (2, (3, 5)), (5
 # Every batch here is compared with the first rows of the last.
 _BATCHES = (1, 2, 3, 4, 5, 8)
 _BATCH_SIDES = (4, 4)
+# Ranks of the random adapters in each bank: several slots, and the narrowest bank there is.
+_BANKS: tuple[tuple[int, ...], ...] = ((3, 5), (1,))
 
 
 def check_export(
-    folder: ModelFolder, module: ModuleName, build: Path, network: nn.Module
+    folder: ModelFolder,
+    module: ModuleName,
+    build: Path,
+    network: nn.Module,
+    layers: Sequence[str] = (),
 ) -> CheckReport:
     """Returns how a build compares with torch.
 
@@ -34,24 +49,90 @@ def check_export(
         module: which module.
         build: folder with the graph.
         network: the module in torch.
+        layers: names of the layers that take low-rank adapters.
 
     Raises:
         ExportFailed: a difference from torch exceeds `TOLERANCE`, or a value is not finite.
     """
+    if not layers:
+        return _check(folder, module, build, network, None)
+    banks = [_random_bank(folder, layers, ranks) for ranks in _BANKS]
+    reports = [_check(folder, module, build, network, bank) for bank in banks]
+    return CheckReport(
+        max(report.max_difference for report in reports),
+        all(report.row_exact for report in reports)
+        and _is_bank_exact(folder, module, build, banks),
+    )
+
+
+def _check(
+    folder: ModelFolder,
+    module: ModuleName,
+    build: Path,
+    network: nn.Module,
+    bank: AdapterBank | None,
+) -> CheckReport:
     # One thread: so the mesh serves, and so nothing depends on this machine's number of cores.
-    engine = OnnxRuntimeEngine(folder, module, build, threads=1)
+    engine = OnnxRuntimeEngine(folder, module, build, threads=1, bank=bank)
+    adapted = None if bank is None else AdaptedUnet(network, bank)
     try:
         largest = 0.0
         for seed, (batch, sides) in enumerate(_SHAPES):
-            inputs = example_inputs(folder, module, batch, sides, seed)
-            largest = max(largest, _compare(engine, network, inputs))
-        return CheckReport(largest, _is_row_exact(engine, folder, module))
+            inputs = _inputs(folder, module, batch, sides, bank, seed)
+            largest = max(largest, _compare(engine, adapted or network, inputs))
+        inputs = _inputs(folder, module, _BATCHES[-1], _BATCH_SIDES, bank)
+        return CheckReport(largest, _is_row_exact(engine, inputs))
     finally:
         engine.close()
+        if adapted is not None:
+            adapted.detach()
+
+
+def _inputs(
+    folder: ModelFolder,
+    module: ModuleName,
+    batch: int,
+    sides: tuple[int, int],
+    bank: AdapterBank | None,
+    seed: int = 0,
+) -> dict[str, np.ndarray[Any, Any]]:
+    inputs = example_inputs(folder, module, batch, sides, seed)
+    if bank is not None:
+        shape = (batch, len(bank.slot_names))
+        scales = np.random.default_rng(seed).uniform(-1, 2, shape).astype(np.float32)
+        # Every other row is the UNet's own.
+        scales[1::2] = 0
+        inputs[SCALE_NAME] = scales
+    return inputs
+
+
+def _random_bank(folder: ModelFolder, layers: Sequence[str], ranks: Sequence[int]) -> AdapterBank:
+    random = np.random.default_rng(0)
+    store = folder.weights("unet")
+
+    def low_rank(shape: tuple[int, ...], rank: int) -> LowRank:
+        down = random.standard_normal((rank, *shape[1:]), np.float32)
+        up = random.standard_normal((shape[0], rank, *(1,) * (len(shape) - 2)), np.float32)
+        # About a third of what the layer itself gives, so that a mistake shows.
+        return LowRank(down / math.sqrt(math.prod(shape[1:])), up / math.sqrt(9 * rank))
+
+    adapters = [
+        Adapter(
+            f"random_{rank}",
+            {
+                # Ranks differ from layer to layer, and the last slot lacks every third layer.
+                layer: low_rank(store.tensors[f"{layer}.weight"].shape, rank + index % 2)
+                for index, layer in enumerate(layers)
+                if index % 3 or rank != ranks[-1]
+            },
+        )
+        for rank in ranks
+    ]
+    return AdapterBank(adapters, store, layers)
 
 
 def _compare(engine: Engine, network: nn.Module, inputs: dict[str, np.ndarray[Any, Any]]) -> float:
-    with torch.inference_mode():
+    with torch.inference_mode(), _one_thread():
         expected = network(*map(torch.from_numpy, inputs.values())).numpy()
     actual = engine.infer(inputs)[engine.outputs[0].name]
     same_shape = expected.shape == actual.shape
@@ -66,8 +147,22 @@ def _compare(engine: Engine, network: nn.Module, inputs: dict[str, np.ndarray[An
     return difference
 
 
-def _is_row_exact(engine: Engine, folder: ModelFolder, module: ModuleName) -> bool:
-    inputs = example_inputs(folder, module, _BATCHES[-1], _BATCH_SIDES)
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """Keeps torch to one thread.
+
+    Its threads spin for each other after every operation: beside other work on the same cores,
+    checking a small UNet took 117 s instead of 2.
+    """
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def _is_row_exact(engine: Engine, inputs: dict[str, np.ndarray[Any, Any]]) -> bool:
     output = engine.outputs[0].name
     together = engine.infer(inputs)[output]
     return all(
@@ -77,3 +172,16 @@ def _is_row_exact(engine: Engine, folder: ModelFolder, module: ModuleName) -> bo
         )
         for batch in _BATCHES
     )
+
+
+def _is_bank_exact(
+    folder: ModelFolder, module: ModuleName, build: Path, banks: Sequence[AdapterBank]
+) -> bool:
+    """Returns whether the UNet's own rows get the same bits whatever the bank holds."""
+    inputs = example_inputs(folder, module, 3, _BATCH_SIDES)
+    outputs: list[np.ndarray[Any, Any]] = []
+    for bank in banks:
+        engine = OnnxRuntimeEngine(folder, module, build, threads=1, bank=bank)
+        outputs.append(engine.infer(inputs)[engine.outputs[0].name])
+        engine.close()
+    return all(np.array_equal(output, outputs[0]) for output in outputs)

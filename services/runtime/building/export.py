@@ -9,7 +9,7 @@ or two, and the same folder gives the same bytes on every machine.
 import hashlib
 import logging
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -24,6 +24,7 @@ from torch import nn
 from ..engines.signatures import signature
 from ..models.folder import ModelFolder, ModuleName
 from ..models.weights import WeightStore
+from .bank_graph import insert_bank
 from .failures import ExportFailed
 from .row_exact import make_row_exact
 
@@ -81,13 +82,16 @@ def example_inputs(
     return arrays
 
 
-def export_module(folder: ModelFolder, module: ModuleName, network: nn.Module) -> ExportedGraph:
+def export_module(
+    folder: ModelFolder, module: ModuleName, network: nn.Module, layers: Sequence[str] = ()
+) -> ExportedGraph:
     """Returns the graph of a module.
 
     Args:
         folder: the model that the network was loaded from.
         module: which module it is.
         network: the module as `torch_modules.load_module` returns it.
+        layers: names of the layers that take low-rank adapters.
 
     Raises:
         ExportFailed: the exporter or the optimiser cannot handle it.
@@ -98,6 +102,7 @@ def export_module(folder: ModelFolder, module: ModuleName, network: nn.Module) -
             weights = _detach_weights(model.graph, folder.weights(module))
             _fold(model)
             make_row_exact(model.graph)
+            insert_bank(model.graph, weights, layers)
             passes.NameFixPass()(model)
     except Exception as exc:
         raise ExportFailed(f"{module} cannot be exported: {exc}") from exc

@@ -23,11 +23,13 @@ class TensorSpec:
         name: as in the exported graph, e.g. `sample`.
         dtype: numpy dtype of the elements.
         shape: size of each dimension; None where any size is taken. The first is the batch.
+        optional: whether it may be left out, which means zeros.
     """
 
     name: str
     dtype: np.dtype[Any]
     shape: tuple[int | None, ...]
+    optional: bool = False
 
 
 class Engine(Protocol):
@@ -59,7 +61,8 @@ class Engine(Protocol):
         """Returns every output for a batch. Blocks: call it on a worker thread.
 
         Args:
-            inputs: one C-contiguous array for each input, of its dtype and shape.
+            inputs: one C-contiguous array for each input, of its dtype and shape; optional ones
+                may be left out.
 
         Raises:
             ValueError: an input is missing, unknown or of another dtype or shape.

@@ -4,6 +4,7 @@ from pathlib import Path
 
 from ..errors import ModelNotReady
 from ..models.folder import ModelFolder, ModuleName
+from .adapter_bank import AdapterBank, open_bank
 from .cache import DEFAULT_CACHE_PATH, BuildKey, DamagedBuild, EngineCache, NotBuilt
 from .engine import Engine
 
@@ -18,7 +19,7 @@ def load_engine(
     threads: int = 1,
     cache: EngineCache | Path | None = None,
 ) -> Engine:
-    """Returns the engine of one module, ready to infer.
+    """Returns the engine of one module, ready to infer; the UNet's with the model's adapters.
 
     Args:
         folder: the model.
@@ -36,14 +37,20 @@ def load_engine(
             from . import onnx_runtime
 
             build = find_build(folder, onnx_runtime.build_key(folder, module), cache)
-            return onnx_runtime.OnnxRuntimeEngine(folder, module, build, threads=threads)
+            return onnx_runtime.OnnxRuntimeEngine(
+                folder, module, build, threads=threads, bank=_bank(folder, module)
+            )
         if backend == "torch":
             from .torch_eager import TorchEngine
 
-            return TorchEngine(folder, module, threads=threads)
+            return TorchEngine(folder, module, threads=threads, bank=_bank(folder, module))
     except ImportError as exc:
         raise ModelNotReady(f"backend {backend} needs {exc.name}, which is not installed") from exc
     raise ModelNotReady(f"no backend {backend!r}; there are {', '.join(BACKENDS)}")
+
+
+def _bank(folder: ModelFolder, module: ModuleName) -> AdapterBank | None:
+    return open_bank(folder) if module == "unet" else None
 
 
 def find_build(folder: ModelFolder, key: BuildKey, cache: EngineCache | Path | None) -> Path:

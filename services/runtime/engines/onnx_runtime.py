@@ -5,15 +5,19 @@ to f32 and handed to the session before it optimises, so a model's weights exist
 whatever they are stored in.
 """
 
+import hashlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import onnxruntime as ort
 
 from ..errors import ModelNotReady, StageFailed
+from ..models.adapters import adapted_layers
 from ..models.folder import ModelFolder, ModuleName
 from ..models.weights import WeightStore
+from .adapter_bank import AdapterBank
 from .cache import BuildKey
 from .engine import Array, TensorSpec
 from .signatures import Signature, signature
@@ -24,11 +28,23 @@ BACKEND = "onnxruntime"
 # The graph is portable, so its key holds the version of our export and not ONNX Runtime's: a
 # graph that ships beside a model has to outlive the runtime it was exported with.
 GRAPH_VERSION = "opset21-3"
+BANK_VERSION = "1"
 
 
 def build_key(folder: ModelFolder, module: ModuleName) -> BuildKey:
-    """Returns the key under which this backend's build of a module lies."""
-    return BuildKey(module, folder.digest(module), BACKEND, GRAPH_VERSION)
+    """Returns the key under which this backend's build of a module lies.
+
+    Raises:
+        ModelNotReady: an adapter of the model does not fit its UNet.
+    """
+    digest, label = folder.digest(module), folder.label(module)
+    layers = adapted_layers(folder) if module == "unet" else ()
+    if not layers:
+        return BuildKey(label, digest, BACKEND, GRAPH_VERSION)
+    # Which layers are adapted decides the graph; the adapters' ranks and values do not.
+    named = hashlib.sha256("\n".join(layers).encode()).hexdigest()
+    profile = f"dynamic, bank {BANK_VERSION} of {named}"
+    return BuildKey(label, digest, BACKEND, GRAPH_VERSION, profile=profile)
 
 
 class OnnxRuntimeEngine:
@@ -38,7 +54,13 @@ class OnnxRuntimeEngine:
     precision = "f32"
 
     def __init__(
-        self, folder: ModelFolder, module: ModuleName, build: Path, *, threads: int = 1
+        self,
+        folder: ModelFolder,
+        module: ModuleName,
+        build: Path,
+        *,
+        threads: int = 1,
+        bank: AdapterBank | None = None,
     ) -> None:
         """Loads a build.
 
@@ -47,17 +69,21 @@ class OnnxRuntimeEngine:
             module: which module it is.
             build: folder with the graph.
             threads: threads of one `infer`, at least 1.
+            bank: the adapters, if the graph was built for some.
 
         Raises:
             ModelNotReady: the graph does not fit the weights or cannot be loaded.
         """
-        self.name: str = module
+        self.name = folder.label(module)
         self.digest = folder.digest(module)
-        self._signature = signature(folder, module)
+        plain = signature(folder, module)
+        self._signature = plain if bank is None else bank.signature(plain)
+        # ONNX Runtime reads these where they are: 400 MB as an input take as long as 1 MB.
+        self._bank: Mapping[str, Array] = {} if bank is None else bank.arrays
         self._session: ort.InferenceSession | None = _open_session(
             build / GRAPH_NAME, folder.weights(module), threads
         )
-        _check_names(self._session, self._signature, build)
+        _check_names(self._session, self._signature, list(self._bank), build)
 
     @property
     def inputs(self) -> tuple[TensorSpec, ...]:
@@ -73,17 +99,21 @@ class OnnxRuntimeEngine:
         if session is None:
             raise StageFailed(f"{self.name} has been closed")
         feeds = check_inputs(self._signature, inputs)
+        batch = len(feeds[self.inputs[0].name])
+        if self._bank and _has_single_tokens(feeds, self._signature):
+            feeds = {name: np.repeat(array, 2, axis=0) for name, array in feeds.items()}
         names = [spec.name for spec in self.outputs]
         try:
-            values: Sequence[Any] = session.run(names, feeds)
+            values: Sequence[Any] = session.run(names, {**feeds, **self._bank})
         # ONNX Runtime's exceptions have no common base of their own.
         except Exception as exc:
             raise StageFailed(f"{self.name} failed in ONNX Runtime: {exc}") from exc
-        return dict(zip(names, values, strict=True))
+        return {name: value[:batch] for name, value in zip(names, values, strict=True)}
 
     def close(self) -> None:
         """Frees the session."""
         self._session = None
+        self._bank = {}
 
 
 def _open_session(graph: Path, store: WeightStore, threads: int) -> ort.InferenceSession:
@@ -116,8 +146,22 @@ def session_options(threads: int) -> ort.SessionOptions:
     return options
 
 
-def _check_names(session: ort.InferenceSession, expected: Signature, build: Path) -> None:
+def _has_single_tokens(feeds: Mapping[str, Array], taken: Signature) -> bool:
+    """Returns whether some layer of the UNet sees one token in all.
+
+    The bank's products with a single token are computed by other code than with more, in other
+    bits: a picture of the smallest size goes through in two equal rows when it is alone.
+    """
+    sample, context = feeds["sample"], feeds["encoder_hidden_states"]
+    smallest = sample.shape[2] == sample.shape[3] == taken.side_multiple
+    return len(sample) == 1 and (smallest or context.shape[1] == 1)
+
+
+def _check_names(
+    session: ort.InferenceSession, expected: Signature, bank: list[str], build: Path
+) -> None:
     inputs = [value.name for value in session.get_inputs()]
     outputs = [value.name for value in session.get_outputs()]
-    if inputs != [s.name for s in expected.inputs] or outputs != [s.name for s in expected.outputs]:
+    wanted = [*(spec.name for spec in expected.inputs), *bank]
+    if inputs != wanted or outputs != [spec.name for spec in expected.outputs]:
         raise ModelNotReady(f"{build} computes {inputs} -> {outputs}, which is another module")

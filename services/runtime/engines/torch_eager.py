@@ -11,6 +11,7 @@ import numpy as np
 
 from ..errors import StageFailed
 from ..models.folder import ModelFolder, ModuleName
+from .adapter_bank import AdapterBank
 from .engine import Array, TensorSpec
 from .signatures import signature
 from .validation import check_inputs
@@ -25,7 +26,12 @@ class TorchEngine:
     precision = "f32"
 
     def __init__(
-        self, folder: ModelFolder, module: ModuleName, *, threads: int | None = None
+        self,
+        folder: ModelFolder,
+        module: ModuleName,
+        *,
+        threads: int | None = None,
+        bank: AdapterBank | None = None,
     ) -> None:
         """Loads a module from the folder.
 
@@ -33,20 +39,24 @@ class TorchEngine:
             folder: the model.
             module: which module it is.
             threads: threads of torch in the whole process; None leaves them as they are.
+            bank: adapters of the UNet.
 
         Raises:
             ModelNotReady: diffusers or transformers cannot load it.
         """
         import torch
 
-        from .torch_modules import load_module
+        from .torch_modules import AdaptedUnet, load_module
 
         if threads is not None:
             torch.set_num_threads(threads)
-        self.name: str = module
+        self.name = folder.label(module)
         self.digest = folder.digest(module)
         self._signature = signature(folder, module)
         self._module: Any = load_module(folder, module)
+        if bank is not None:
+            self._signature = bank.signature(self._signature)
+            self._module = AdaptedUnet(self._module, bank)
 
     @property
     def inputs(self) -> tuple[TensorSpec, ...]:

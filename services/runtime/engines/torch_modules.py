@@ -4,9 +4,11 @@ diffusers and transformers return objects and take options; these wrappers take 
 tensors, so that the eager engine runs and the exporter traces exactly the same code.
 """
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
+import torch.nn.functional as F  # noqa: N812 as everyone names it
 from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
 from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 from torch import Tensor, nn
@@ -14,6 +16,7 @@ from transformers import CLIPTextModel
 
 from ..errors import ModelNotReady
 from ..models.folder import ModelFolder, ModuleName
+from .adapter_bank import AdapterBank, bank_input_names
 
 
 class TextEncoder(nn.Module):
@@ -52,6 +55,55 @@ class Unet(nn.Module):
     def forward(self, sample: Tensor, timestep: Tensor, encoder_hidden_states: Tensor) -> Tensor:
         """Returns the prediction: [B, C, h, w], f32, for one timestep a row: [B], f32."""
         return self.model(sample, timestep, encoder_hidden_states, return_dict=False)[0]
+
+
+class AdaptedUnet(nn.Module):
+    """A UNet whose rows may each use low-rank adapters.
+
+    Args:
+        unet: what is adapted; its layers get hooks.
+        bank: the adapters.
+    """
+
+    def __init__(self, unet: nn.Module, bank: AdapterBank) -> None:
+        super().__init__()
+        self.unet = unet
+        self._scales: Tensor | None = None
+        model: Any = unet.model
+        matrices = {name: torch.from_numpy(array) for name, array in bank.arrays.items()}
+        self._hooks = [
+            model.get_submodule(layer).register_forward_hook(self._hook(layer, matrices))
+            for layer in bank.layers
+        ]
+
+    def forward(
+        self, sample: Tensor, timestep: Tensor, encoder_hidden_states: Tensor, scales: Tensor
+    ) -> Tensor:
+        """Returns what `Unet` returns, for rows with the scales [B, slots], f32."""
+        self._scales = scales
+        return self.unet(sample, timestep, encoder_hidden_states)
+
+    def detach(self) -> nn.Module:
+        """Returns the UNet as it was."""
+        for hook in self._hooks:
+            hook.remove()
+        return self.unet
+
+    def _hook(self, layer: str, matrices: Mapping[str, Tensor]) -> Any:
+        down, up, slot = (matrices[name] for name in bank_input_names(layer))
+
+        def add(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
+            assert self._scales is not None, "the hooks run within forward"
+            scale = self._scales[:, slot]
+            if isinstance(module, nn.Conv2d):
+                padding: Any = module.padding
+                low = F.conv2d(inputs[0], down, None, module.stride, padding, module.dilation)
+                low = low * scale[:, :, None, None]
+                return output + F.conv2d(low, up)
+            between = (1,) * (inputs[0].ndim - 2)
+            return output + (inputs[0] @ down * scale.reshape(len(scale), *between, -1)) @ up
+
+        return add
 
 
 class VaeDecoder(nn.Module):

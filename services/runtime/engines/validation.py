@@ -10,24 +10,36 @@ from .signatures import Signature
 
 
 def check_inputs(signature: Signature, inputs: Mapping[str, Any]) -> dict[str, Array]:
-    """Returns the inputs in the signature's order, C-contiguous.
+    """Returns the inputs in the signature's order, C-contiguous; zeros for those left out.
 
     Raises:
         ValueError: an input is missing, unknown, of another dtype or shape, or the batches differ.
     """
     names = [spec.name for spec in signature.inputs]
-    missing = [name for name in names if name not in inputs]
+    missing = [s.name for s in signature.inputs if s.name not in inputs and not s.optional]
     unknown = sorted(set(inputs) - set(names))
     if missing or unknown:
         raise ValueError(
             f"inputs must be {', '.join(names)}; missing: {', '.join(missing) or 'none'}; "
             f"unknown: {', '.join(unknown) or 'none'}"
         )
-    checked = {spec.name: _checked(spec, inputs[spec.name], signature) for spec in signature.inputs}
+    checked = {
+        spec.name: _checked(spec, inputs[spec.name], signature)
+        for spec in signature.inputs
+        if spec.name in inputs
+    }
     batches = {name: array.shape[0] for name, array in checked.items()}
     if len(set(batches.values())) > 1:
         raise ValueError(f"inputs have different batch sizes: {batches}")
-    return checked
+    batch = next(iter(batches.values()))
+    return {
+        spec.name: checked[spec.name] if spec.name in checked else _zeros(spec, batch)
+        for spec in signature.inputs
+    }
+
+
+def _zeros(spec: TensorSpec, batch: int) -> Array:
+    return np.zeros([batch if size is None else size for size in spec.shape], spec.dtype)
 
 
 def _checked(spec: TensorSpec, value: object, signature: Signature) -> Array:

@@ -7,7 +7,7 @@ name the remedy, and imports nothing heavy.
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
 from pathlib import Path
 from types import MappingProxyType
@@ -66,6 +66,7 @@ class ModelFolder:
         text_encoder_config: `text_encoder/config.json`.
         scheduler_config: `scheduler/scheduler_config.json`.
         tokenizer_config: `tokenizer/tokenizer_config.json`; empty when the file is absent.
+        unet_name: folder of the UNet inside `path`; another one holds other weights for it.
     """
 
     path: Path
@@ -75,6 +76,7 @@ class ModelFolder:
     text_encoder_config: Config
     scheduler_config: Config
     tokenizer_config: Config
+    unet_name: str = "unet"
 
     @classmethod
     def open(cls, path: Path) -> "ModelFolder":
@@ -158,9 +160,30 @@ class ModelFolder:
             return self.unet_config
         return self.text_encoder_config if module == "text_encoder" else self.vae_config
 
+    def with_unet(self, name: str) -> "ModelFolder":
+        """Returns this model with the UNet of another of its folders, e.g. `student_unet`.
+
+        Raises:
+            ModelNotReady: that folder holds no UNet of the same architecture.
+        """
+        config = _read_config(self.path / name / "config.json")
+        differing = _differing_fields(self.unet_config, config)
+        if differing:
+            raise ModelNotReady(
+                f"{self.path / name} is another architecture than unet/: "
+                f"{', '.join(differing)} differ"
+            )
+        other = replace(self, unet_name=name, unet_config=config)
+        other.weights("unet")
+        return other
+
+    def label(self, module: ModuleName) -> str:
+        """Returns the module's name, for a further UNet its folder's: builds lie under it."""
+        return self.unet_name if module == "unet" else module
+
     def component_path(self, module: ModuleName) -> Path:
         """Returns the folder of the component: both VAE modules share `vae/`."""
-        return self.path / _COMPONENTS[module]
+        return self.path / (self.unet_name if module == "unet" else _COMPONENTS[module])
 
     def weight_files(self, module: ModuleName) -> tuple[Path, ...]:
         """Returns the safetensors files that hold the module's weights.
@@ -168,8 +191,7 @@ class ModelFolder:
         Raises:
             ModelNotReady: they are missing, or pickle.
         """
-        component = _COMPONENTS[module]
-        return find_weight_files(self.path / component, _WEIGHT_STEMS[component])
+        return find_weight_files(self.component_path(module), _WEIGHT_STEMS[_COMPONENTS[module]])
 
     def weights(self, module: ModuleName) -> WeightStore:
         """Returns the weights of the component, by state-dict name; nothing is read yet.
@@ -283,6 +305,12 @@ def _read_config(file: Path, *, required: bool = True) -> Config:
     if not isinstance(value, dict):
         raise ModelNotReady(f"{file} must hold a JSON object")
     return MappingProxyType(cast(dict[str, Any], value))
+
+
+def _differing_fields(one: Config, other: Config) -> list[str]:
+    # Fields with an underscore say who wrote the file, not what it describes.
+    names = sorted(name for name in {*one, *other} if not name.startswith("_"))
+    return [name for name in names if one.get(name) != other.get(name)]
 
 
 def _model_id(path: Path) -> str:

@@ -5,20 +5,27 @@ folder. Every error names the field, because people write this file by hand.
 """
 
 import json
+from collections.abc import Mapping
+from pathlib import PurePosixPath
 from typing import Annotated, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from ..errors import ModelNotReady
-from .folder import MANIFEST_NAME, ModelFolder
+from .folder import MANIFEST_NAME, MODULE_NAMES, ModelFolder, ModuleName
 
 TierName = Literal["free", "pro"]
+
+BASE_WEIGHTS = "base"
+# diffusers' own name for the file of a LoRA.
+ADAPTER_FILE_NAME = "pytorch_lora_weights.safetensors"
 
 DEFAULT_STEP_COUNT = 30
 DEFAULT_GUIDANCE_SCALE = 7.5
 # Pictures may be this many times as wide or high as those that the model was trained on.
 _SIZE_RANGE = (0.25, 2.0)
 
+_Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
 _Count = Annotated[int, Field(ge=1)]
 _Scale = Annotated[float, Field(ge=0.0, allow_inf_nan=False)]
 
@@ -49,6 +56,35 @@ class Tier(_Frozen):
         if self.max_step_count is not None and self.step_count > self.max_step_count:
             raise ValueError(f"step_count {self.step_count} exceeds max_step_count")
         return self
+
+
+class WeightSet(_Frozen):
+    """Another set of the UNet's weights: a low-rank adapter of it, or a second full UNet.
+
+    Attributes:
+        adapter: folder of a LoRA as diffusers saves it, e.g. `adapters/student`.
+        unet: folder of a UNet of the same architecture, e.g. `student_unet`.
+    """
+
+    adapter: str | None = None
+    unet: str | None = None
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if (self.adapter is None) == (self.unet is None):
+            raise ValueError("name either an adapter or a unet")
+        # A model folder may come from anywhere: nothing outside it is read.
+        path = PurePosixPath(self.path)
+        if path.is_absolute() or ".." in path.parts or not path.parts:
+            raise ValueError(f"{self.path!r} is not a folder inside the model's")
+        if self.unet is not None and len(path.parts) != 1:
+            raise ValueError(f"{self.unet!r} must lie in the model's folder itself")
+        return self
+
+    @property
+    def path(self) -> str:
+        """The folder, relative to the model's."""
+        return self.adapter or self.unet or ""
 
 
 class Range(_Frozen):
@@ -93,11 +129,12 @@ class Limits(_Frozen):
 class _File(_Frozen):
     """The file as people write it: everything is optional."""
 
-    model_id: str | None = Field(default=None, pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")
+    model_id: _Name | None = None
     description: str = ""
     default_tier: TierName | None = None
     default_scheduler: str | None = None
     tiers: dict[TierName, Tier] = {}
+    weights: dict[_Name, WeightSet] = {}
     limits: "_FileLimits | None" = None
 
 
@@ -120,6 +157,7 @@ class Manifest(_Frozen):
         default_scheduler: name of the sampler when neither request nor tier name one; None is
             the folder's own.
         tiers: at least one tier.
+        weights: sets of the UNet's weights besides `base`, by name.
         limits: what a request may ask for at most.
     """
 
@@ -128,7 +166,23 @@ class Manifest(_Frozen):
     default_tier: TierName
     default_scheduler: str | None
     tiers: dict[TierName, Tier]
+    weights: dict[str, WeightSet]
     limits: Limits
+
+    @property
+    def weight_names(self) -> tuple[str, ...]:
+        """Every set of the UNet's weights that a tier may name: `base` first."""
+        return (BASE_WEIGHTS, *self.weights)
+
+    @property
+    def adapters(self) -> Mapping[str, str]:
+        """The folder of each low-rank adapter, by name, in the file's order."""
+        return {name: one.adapter for name, one in self.weights.items() if one.adapter}
+
+    @property
+    def unets(self) -> Mapping[str, str]:
+        """The folder of each further full UNet, by name, in the file's order."""
+        return {name: one.unet for name, one in self.weights.items() if one.unet}
 
     @classmethod
     def read(cls, folder: ModelFolder) -> Self:
@@ -144,13 +198,8 @@ class Manifest(_Frozen):
             raise _refusal(folder, [f"default_tier: {default_tier} is not among the tiers"])
         limits = _limits(folder, stated.limits or _FileLimits())
         problems = [
-            f"tiers.{name}.{field}: {value} is outside limits.step_count"
-            for name, tier in tiers.items()
-            for field, value in (
-                ("step_count", tier.step_count),
-                ("max_step_count", tier.max_step_count or limits.step_count.max),
-            )
-            if not limits.step_count.min <= value <= limits.step_count.max
+            *_weight_problems(folder, stated.weights),
+            *_tier_problems(tiers, limits, (BASE_WEIGHTS, *stated.weights)),
         ]
         if problems:
             raise _refusal(folder, problems)
@@ -160,8 +209,50 @@ class Manifest(_Frozen):
             default_tier=default_tier,
             default_scheduler=stated.default_scheduler,
             tiers=tiers,
+            weights=stated.weights,
             limits=limits,
         )
+
+
+def _weight_problems(folder: ModelFolder, sets: Mapping[str, WeightSet]) -> list[str]:
+    problems = [f"weights.{BASE_WEIGHTS}: the name of the UNet's own"] * (BASE_WEIGHTS in sets)
+    for name, one in sets.items():
+        if one.adapter and not (folder.path / one.adapter / ADAPTER_FILE_NAME).is_file():
+            problems.append(f"weights.{name}.adapter: {one.adapter} has no {ADAPTER_FILE_NAME}")
+        if one.unet and not (folder.path / one.unet / "config.json").is_file():
+            problems.append(f"weights.{name}.unet: {one.unet} has no config.json")
+    return problems
+
+
+def _tier_problems(
+    tiers: Mapping[TierName, Tier], limits: Limits, weight_names: tuple[str, ...]
+) -> list[str]:
+    problems = [
+        f"tiers.{name}.{field}: {value} is outside limits.step_count"
+        for name, tier in tiers.items()
+        for field, value in (
+            ("step_count", tier.step_count),
+            ("max_step_count", tier.max_step_count or limits.step_count.max),
+        )
+        if not limits.step_count.min <= value <= limits.step_count.max
+    ]
+    problems += [
+        f"tiers.{name}.weights: {tier.weights!r} is not among {', '.join(weight_names)}"
+        for name, tier in tiers.items()
+        if tier.weights not in weight_names
+    ]
+    return problems
+
+
+def model_parts(folder: ModelFolder) -> tuple[tuple[ModelFolder, ModuleName], ...]:
+    """Returns what has to be built of a model: its modules, then its further UNets.
+
+    Raises:
+        ModelNotReady: the manifest is bad, or a further UNet is of another architecture.
+    """
+    unets = dict.fromkeys(Manifest.read(folder).unets.values())
+    further: list[tuple[ModelFolder, ModuleName]] = [(folder.with_unet(n), "unet") for n in unets]
+    return (*((folder, module) for module in MODULE_NAMES), *further)
 
 
 def _default_tiers() -> dict[TierName, Tier]:

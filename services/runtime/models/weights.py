@@ -35,6 +35,7 @@ _DTYPES: Mapping[str, np.dtype[Any]] = {
     "U8": np.dtype("u1"),
     "BOOL": np.dtype("?"),
 }
+_DAMAGE = (ValueError, KeyError, TypeError, AttributeError)
 _FLOAT_DTYPES = frozenset({"F64", "F32", "F16", "BF16"})
 
 
@@ -119,20 +120,40 @@ def read_header(path: Path) -> dict[str, StoredTensor]:
     """
     size = path.stat().st_size
     try:
-        with path.open("rb") as file:
-            length = int.from_bytes(file.read(_LENGTH_BYTES), "little")
-            if not 2 <= length <= min(_MAX_HEADER_BYTES, size - _LENGTH_BYTES):
-                raise ValueError(f"header of {length} bytes in a file of {size}")
-            header: dict[str, Any] = json.loads(file.read(length))
+        header, start = _parse_header(path, size)
         header.pop("__metadata__", None)
-        return {
-            name: _stored(path, name, entry, _LENGTH_BYTES + length, size)
-            for name, entry in header.items()
-        }
-    except (ValueError, KeyError, TypeError, AttributeError) as exc:
-        raise ModelNotReady(
-            f"{path} is damaged ({type(exc).__name__}: {exc}); copy or download it again"
-        ) from exc
+        return {name: _stored(path, name, entry, start, size) for name, entry in header.items()}
+    except _DAMAGE as exc:
+        raise _damaged(path, exc) from exc
+
+
+def read_metadata(path: Path) -> dict[str, str]:
+    """Returns what a safetensors file says about itself.
+
+    Raises:
+        ModelNotReady: the header is damaged.
+    """
+    try:
+        header, _ = _parse_header(path, path.stat().st_size)
+        return {str(k): str(v) for k, v in header.get("__metadata__", {}).items()}
+    except _DAMAGE as exc:
+        raise _damaged(path, exc) from exc
+
+
+def _parse_header(path: Path, size: int) -> tuple[dict[str, Any], int]:
+    """Returns the header and where the tensors start."""
+    with path.open("rb") as file:
+        length = int.from_bytes(file.read(_LENGTH_BYTES), "little")
+        if not 2 <= length <= min(_MAX_HEADER_BYTES, size - _LENGTH_BYTES):
+            raise ValueError(f"header of {length} bytes in a file of {size}")
+        header: dict[str, Any] = json.loads(file.read(length))
+    return header, _LENGTH_BYTES + length
+
+
+def _damaged(path: Path, exc: Exception) -> ModelNotReady:
+    return ModelNotReady(
+        f"{path} is damaged ({type(exc).__name__}: {exc}); copy or download it again"
+    )
 
 
 def _stored(path: Path, name: str, entry: Mapping[str, Any], start: int, size: int) -> StoredTensor:

@@ -74,5 +74,5 @@ def _name_violations(
 def _missing_inputs(tensors: Proto, specs: Sequence[TensorSpec]) -> Iterator[FieldViolation]:
     given = {tensor.name for tensor in tensors}
     for spec in specs:
-        if spec.name not in given:
+        if spec.name not in given and not spec.optional:
             yield FieldViolation("inputs", f"{spec.name} is missing")

@@ -37,6 +37,8 @@ def model_config(name: str, served: ServedEngine) -> Proto:
     message.parameters["precision"].string_value = served.engine.precision
     message.parameters["digest"].string_value = served.engine.digest
     _add_configs(message.input, served.engine.inputs, served.batch_rank)
+    for config, spec in zip(message.input, served.engine.inputs, strict=True):
+        config.optional = spec.optional
     _add_configs(message.output, served.engine.outputs, served.batch_rank)
     return message
 

@@ -56,6 +56,8 @@ class FakeEngine:
 
     def infer(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
         for spec in self.inputs:
+            if spec.optional and spec.name not in inputs:
+                continue
             array = inputs[spec.name]
             # What the protocol promises to every engine.
             assert array.dtype == spec.dtype
@@ -122,6 +124,12 @@ def add_engines(stage: Stage) -> None:
             (spec("sample", np.float32, None, 2), spec("factor", np.float16, None, 1)),
             (spec("scaled", np.float32, None, 2), spec("row_sum", np.float64, None)),
             scale,
+        )
+    )
+    shift = TensorSpec("shift", np.dtype(np.float32), (None, 1), optional=True)
+    stage.add(
+        FakeEngine(
+            "shift", (x, shift), (y,), lambda inputs: {"Y": inputs["X"] + inputs.get("shift", 0)}
         )
     )
     for datatype, dtype in DTYPES.items():

@@ -113,6 +113,20 @@ async def test_the_configuration_leaves_the_batch_out(stage):
     assert (unbatched.max_batch_size, list(unbatched.input[0].dims)) == (0, [2, 3])
 
 
+async def test_an_optional_input_may_be_left_out(stage):
+    x, shift = np.ones((2, 3), np.float32), np.full((2, 1), 5, np.float32)
+    inputs = [triton.InferInput(n, a.shape, "FP32") for n, a in (("X", x), ("shift", shift))]
+    for tensor, array in zip(inputs, (x, shift), strict=True):
+        tensor.set_data_from_numpy(array)
+    async with triton_aio.InferenceServerClient(stage.address) as client:
+        config = (await client.get_model_config("shift")).config
+        without = await client.infer("shift", inputs[:1])
+        shifted = await client.infer("shift", inputs)
+    assert [tensor.optional for tensor in config.input] == [False, True]
+    assert without.as_numpy("Y").tolist() == x.tolist()
+    assert shifted.as_numpy("Y").tolist() == (x + 5).tolist()
+
+
 async def test_the_index_lists_every_engine(stage, stub, requests):
     index = await stub.RepositoryIndex(requests.pb.RepositoryIndexRequest(ready=True))
     assert [model.name for model in index.models] == sorted(stage.served)

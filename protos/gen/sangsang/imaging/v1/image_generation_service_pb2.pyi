@@ -234,20 +234,22 @@ class StageStats(_message.Message):
     def __init__(self, stage: _Optional[_Union[Stage, str]] = ..., duration: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., compute_seconds: _Optional[float] = ..., engine: _Optional[str] = ..., precision: _Optional[str] = ...) -> None: ...
 
 class Model(_message.Message):
-    __slots__ = ("model_id", "description", "default_tier", "tiers", "schedulers", "limits")
+    __slots__ = ("model_id", "description", "default_tier", "tiers", "schedulers", "limits", "weights")
     MODEL_ID_FIELD_NUMBER: _ClassVar[int]
     DESCRIPTION_FIELD_NUMBER: _ClassVar[int]
     DEFAULT_TIER_FIELD_NUMBER: _ClassVar[int]
     TIERS_FIELD_NUMBER: _ClassVar[int]
     SCHEDULERS_FIELD_NUMBER: _ClassVar[int]
     LIMITS_FIELD_NUMBER: _ClassVar[int]
+    WEIGHTS_FIELD_NUMBER: _ClassVar[int]
     model_id: str
     description: str
     default_tier: Tier
     tiers: _containers.RepeatedCompositeFieldContainer[TierSettings]
     schedulers: _containers.RepeatedScalarFieldContainer[str]
     limits: ModelLimits
-    def __init__(self, model_id: _Optional[str] = ..., description: _Optional[str] = ..., default_tier: _Optional[_Union[Tier, str]] = ..., tiers: _Optional[_Iterable[_Union[TierSettings, _Mapping]]] = ..., schedulers: _Optional[_Iterable[str]] = ..., limits: _Optional[_Union[ModelLimits, _Mapping]] = ...) -> None: ...
+    weights: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, model_id: _Optional[str] = ..., description: _Optional[str] = ..., default_tier: _Optional[_Union[Tier, str]] = ..., tiers: _Optional[_Iterable[_Union[TierSettings, _Mapping]]] = ..., schedulers: _Optional[_Iterable[str]] = ..., limits: _Optional[_Union[ModelLimits, _Mapping]] = ..., weights: _Optional[_Iterable[str]] = ...) -> None: ...
 
 class TierSettings(_message.Message):
     __slots__ = ("tier", "step_count", "max_step_count", "guidance_scale", "scheduler", "weights", "unet_evaluation_count")

@@ -1,0 +1,158 @@
+"""Adds to a UNet's graph what a bank of low-rank adapters needs: inputs and small products.
+
+A pass over the finished graph rather than modules that are traced: tracing takes a minute and its
+time grows with every input, the pass takes none, and a model without adapters keeps its graph. The
+matrices are inputs, not weights, so one graph serves any number of adapters, of any ranks.
+"""
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import onnx_ir as ir
+
+from ..engines.adapter_bank import SCALE_NAME, bank_input_names
+from .failures import ExportFailed
+
+
+def insert_bank(graph: ir.Graph, weights: Mapping[str, ir.Value], layers: Sequence[str]) -> None:
+    """Adds `h = x @ down; h *= scale[row]; y += h @ up` to some layers, in place.
+
+    Args:
+        graph: the UNet's.
+        weights: its weights by their stored names.
+        layers: names of the layers; none leaves the graph as it is.
+
+    Raises:
+        ExportFailed: a layer is not in the graph, or is computed in a way that is not known here.
+    """
+    if not layers:
+        return
+    scales = _Scales(graph)
+    for layer in layers:
+        weight = weights.get(f"{layer}.weight")
+        if weight is None:
+            raise ExportFailed(f"{layer} cannot be adapted: its weight is not in the graph")
+        _Layer(graph, layer, weight, scales).adapt()
+
+
+class _Scales:
+    """The scales of a batch `[batch, slots]`, in the shapes that layers take."""
+
+    def __init__(self, graph: ir.Graph) -> None:
+        scale = _input(graph, SCALE_NAME, ir.DataType.FLOAT, ["batch", "slots"])
+        first = next(iter(graph))
+        token = ir.node("Unsqueeze", [scale, _axes(graph, [1])])
+        pixel = ir.node("Unsqueeze", [scale, _axes(graph, [2, 3])])
+        twice = ir.node("Concat", [scale, scale], {"axis": 0})
+        graph.insert_before(first, [token, pixel, twice])
+        # [batch, 1, slots], [batch, slots, 1, 1], [2 * batch, slots]
+        self.tokens, self.pixels, self.twice = (n.outputs[0] for n in (token, pixel, twice))
+
+
+class _Layer:
+    """One layer to adapt."""
+
+    def __init__(self, graph: ir.Graph, name: str, weight: ir.Value, scales: _Scales) -> None:
+        self._graph = graph
+        self._name = name
+        self._scales = scales
+        self._shape = tuple(int(size) for size in _known_shape(name, weight))
+        self._node = _find_product(name, weight)
+
+    def adapt(self) -> None:
+        added = {
+            "Conv": self._add_to_convolution,
+            "MatMul": self._add_to_tokens,
+            "Gemm": self._add_to_rows,
+        }[self._node.op_type]()
+        old = self._node
+        base = ir.node(old.op_type, list(old.inputs), dict(old.attributes))
+        total = ir.node("Add", [base.outputs[0], added[-1].outputs[0]])
+        ir.convenience.replace_nodes_and_values(
+            self._graph, old, [old], [base, *added, total], [old.outputs[0]], [total.outputs[0]]
+        )
+
+    def _add_to_convolution(self) -> list[ir.Node]:
+        """Pictures: [B, C, h, w]."""
+        size = [self._shape[0], "width", 1, 1]
+        down, up, slot = self._inputs(["width", *self._shape[1:]], size)
+        low = ir.node("Conv", [self._node.inputs[0], down], dict(self._node.attributes))
+        scale = ir.node("Gather", [self._scales.pixels, slot], {"axis": 1})
+        scaled = ir.node("Mul", [low.outputs[0], scale.outputs[0]])
+        return [low, scale, scaled, ir.node("Conv", [scaled.outputs[0], up])]
+
+    def _add_to_tokens(self) -> list[ir.Node]:
+        """Tokens: [B, L, W]."""
+        return self._add_to_matrix(self._node.inputs[0], self._scales.tokens, axis=2)
+
+    def _add_to_rows(self) -> list[ir.Node]:
+        """Rows: [B, W].
+
+        A product with a single row is computed by other code than one with more, in other bits. So
+        the rows are taken twice, and half of the result is dropped.
+        """
+        x = self._node.inputs[0]
+        twice = ir.node("Concat", [x, x], {"axis": 0})
+        product = self._add_to_matrix(twice.outputs[0], self._scales.twice, axis=1)
+        half = ir.node(
+            "Split", [product[-1].outputs[0]], {"axis": 0, "num_outputs": 2}, num_outputs=2
+        )
+        return [twice, *product, half]
+
+    def _add_to_matrix(self, x: ir.Value | None, scales: ir.Value, axis: int) -> list[ir.Node]:
+        down, up, slot = self._inputs([self._shape[1], "width"], ["width", self._shape[0]])
+        low = ir.node("MatMul", [x, down])
+        scale = ir.node("Gather", [scales, slot], {"axis": axis})
+        scaled = ir.node("Mul", [low.outputs[0], scale.outputs[0]])
+        return [low, scale, scaled, ir.node("MatMul", [scaled.outputs[0], up])]
+
+    def _inputs(
+        self, down: Sequence[int | str], up: Sequence[int | str]
+    ) -> tuple[ir.Value, ir.Value, ir.Value]:
+        # Each layer's width is a size of its own: ranks differ from layer to layer.
+        width = f"{self._name}.width"
+        shapes = [[width if size == "width" else size for size in s] for s in (down, up, ["width"])]
+        dtypes = (ir.DataType.FLOAT, ir.DataType.FLOAT, ir.DataType.INT64)
+        names = bank_input_names(self._name)
+        first, second, third = (
+            _input(self._graph, name, dtype, shape)
+            for name, dtype, shape in zip(names, dtypes, shapes, strict=True)
+        )
+        return first, second, third
+
+
+def _find_product(name: str, weight: ir.Value) -> ir.Node:
+    """Returns the node that multiplies by a layer's weight."""
+    users = [use.node for use in weight.uses()]
+    if len(users) == 1 and users[0].op_type == "Transpose":
+        users = [use.node for use in users[0].outputs[0].uses()]
+    if len(users) != 1 or users[0].op_type not in ("Conv", "MatMul", "Gemm"):
+        kinds = ", ".join(sorted(user.op_type for user in users)) or "nothing"
+        raise ExportFailed(f"{name} cannot be adapted: its weight goes into {kinds}")
+    if users[0].attributes.get_int("group", 1) != 1:
+        raise ExportFailed(f"{name} cannot be adapted: it is a grouped convolution")
+    return users[0]
+
+
+def _known_shape(name: str, weight: ir.Value) -> tuple[int, ...]:
+    if weight.shape is None:
+        raise ExportFailed(f"{name} cannot be adapted: its weight has no shape")
+    return tuple(int(size) for size in weight.shape.numpy())
+
+
+def _input(graph: ir.Graph, name: str, dtype: ir.DataType, shape: Sequence[int | str]) -> ir.Value:
+    value = ir.Value(name=name, shape=ir.Shape(shape), type=ir.TensorType(dtype))
+    graph.inputs.append(value)
+    return value
+
+
+def _axes(graph: ir.Graph, axes: list[int]) -> ir.Value:
+    name = f"{SCALE_NAME}_axes_{'_'.join(map(str, axes))}"
+    value = ir.Value(
+        name=name,
+        shape=ir.Shape([len(axes)]),
+        type=ir.TensorType(ir.DataType.INT64),
+        const_value=ir.tensor(np.array(axes, np.int64), name=name),
+    )
+    graph.register_initializer(value)
+    return value
