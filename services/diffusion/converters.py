@@ -74,7 +74,7 @@ def to_job(
             else None
         ),
         contexts=_contexts(request),
-        adapter_scales=limits.weights[weights_name(request)],
+        adapter_scales=limits.weights[to_weights(request)],
         guidance_scale=request.guidance_scale,
         seed=request.seed,
         noise_draw_count=request.noise_draw_count,
@@ -111,7 +111,7 @@ def to_result(finished: Finished, engine: Engine) -> messages.DenoiseResponse:
     return messages.DenoiseResponse(result=result)
 
 
-def weights_name(request: messages.DenoiseRequest) -> str:
+def to_weights(request: messages.DenoiseRequest) -> str:
     """Returns which set of the UNet's weights a request names."""
     return request.weights or BASE_WEIGHTS
 
@@ -119,7 +119,7 @@ def weights_name(request: messages.DenoiseRequest) -> str:
 def _weights_violations(
     request: messages.DenoiseRequest, limits: JobLimits
 ) -> list[FieldViolation]:
-    if weights_name(request) in limits.weights:
+    if to_weights(request) in limits.weights:
         return []
     text = f"must be one of {', '.join(limits.weights)}; got {request.weights[:40]!r}"
     return [FieldViolation("weights", text)]

@@ -16,7 +16,7 @@ from ..runtime.model_stage import ModelStage
 from ..runtime.models.folder import ModelFolder
 from ..runtime.telemetry import Telemetry
 from ..runtime.worker import EngineWorker
-from .converters import to_job, to_progress, to_result, weights_name
+from .converters import to_job, to_progress, to_result, to_weights
 from .jobs import Finished
 from .models import DiffusionModel
 from .settings import DiffusionSettings
@@ -57,7 +57,7 @@ class DiffusionStage(ModelStage[DiffusionModel], services.DiffusionServiceServic
         span = trace.get_current_span()
         _note_request(span, request)
         job = to_job(request, model.tables, model.limits, trace=span.get_span_context())
-        unet = model.find(weights_name(request))
+        unet = model.find(to_weights(request))
         async with unet.loop.submit(job) as events:
             async for event in events:
                 if isinstance(event, Finished):
