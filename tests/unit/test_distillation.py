@@ -1,6 +1,7 @@
 """`sangsang distill` on a tiny folder: what it writes, what it refuses, and a kill half-way."""
 
 import csv
+import fcntl
 import json
 import os
 import signal
@@ -23,11 +24,12 @@ from safetensors.torch import load_file
 
 from sangsang.services.diffusion.distillation.display import Display
 from sangsang.services.diffusion.distillation.distiller import (
-    CannotDistil,
     Distillation,
     DistillationPlan,
     Students,
+    check,
 )
+from sangsang.services.diffusion.distillation.failures import CannotDistil
 from sangsang.services.diffusion.distillation.low_rank import add_adapter, factor, matrices
 from sangsang.services.diffusion.distillation.trainer import TrainingSettings
 
@@ -89,6 +91,7 @@ def _plan(model: Path, **changes: Any) -> DistillationPlan:
 
 
 def _distill(plan: DistillationPlan) -> Students:
+    check(plan)
     return Distillation(plan, Display(quiet=True)).run()
 
 
@@ -221,6 +224,15 @@ def test_other_options_in_the_same_work_folder_are_refused(model: Path) -> None:
     _distill(_plan(model, update_count=1))
     with pytest.raises(CannotDistil, match=r"other options \(training\)"):
         _distill(_plan(model, update_count=2))
+
+
+def test_two_runs_in_one_folder_are_refused(model: Path) -> None:
+    plan = _plan(model)
+    check(plan)
+    with (plan.work / "lock").open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        with pytest.raises(CannotDistil, match="another distillation"):
+            _distill(plan)
 
 
 def test_nothing_to_learn_on_is_refused(model: Path) -> None:

@@ -1,14 +1,18 @@
 """`python -m sangsang.services.diffusion.distillation`, which `sangsang distill` runs."""
 
-import json
 import os
 import sys
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
+from rich.console import Console
 
+from ...runtime.errors import MeshError
+from ...runtime.models.folder import ModelFolder
+from ...runtime.models.manifest import Manifest
+from .failures import CannotDistil
 from .progression import PRESETS, checked, halvings
 
 
@@ -38,7 +42,7 @@ def distill(
     to_steps: Annotated[int, typer.Option(min=1, help="Steps that the student needs.")] = 3,
     from_steps: Annotated[
         int | None,
-        typer.Option(min=2, help="Steps of the teacher.", show_default="the pro tier's, or 35"),
+        typer.Option(min=2, help="Steps of the teacher.", show_default="the pro tier's"),
     ] = None,
     schedule: Annotated[
         str,
@@ -55,7 +59,7 @@ def distill(
         typer.Option(
             min=1.0,
             help="Guidance that the student has built in.",
-            show_default="the pro tier's, or 7.5",
+            show_default="the pro tier's",
         ),
     ] = None,
     name: Annotated[str, typer.Option(help="What the student's weights are called.")] = "student",
@@ -109,18 +113,19 @@ def distill(
     """
     if prompts is None and pictures is None:
         raise typer.BadParameter("give --prompts FILE or --pictures FOLDER: something to learn on")
-    _start_workers(workers)
+    # Heavy: not before the options are known to be good.
     from .display import Display
-    from .distiller import CannotDistil, Distillation, DistillationPlan
+    from .distiller import Distillation, DistillationPlan, check
     from .trainer import TrainingSettings
 
-    pro = _tier(model, "pro")
-    counts = _counts(schedule, from_steps or pro.get("step_count", 35), to_steps)
+    manifest = Manifest.read(ModelFolder.open(model))
+    teacher = manifest.tiers.get("pro") or manifest.tiers[manifest.default_tier]
+    counts = _counts(schedule, from_steps or teacher.step_count, to_steps)
     plan = DistillationPlan(
         model=model,
         step_counts=counts,
         method=method.value,
-        guidance_scale=guidance_scale or pro.get("guidance_scale", 7.5),
+        guidance_scale=guidance_scale or teacher.guidance_scale,
         name=name,
         rank=rank,
         keeps_full=full,
@@ -132,12 +137,11 @@ def distill(
         mixed_precision=mixed_precision,
         work=work or Path("build/distillation") / model.resolve().name,
     )
+    if not _is_worker():
+        check(plan)
+        _start_workers(workers)
     display = Display(quiet=os.environ.get("RANK", "0") != "0")
-    try:
-        students = Distillation(plan, display).run()
-    except CannotDistil as exc:
-        display.refuse(str(exc))
-        raise typer.Exit(1) from exc
+    students = Distillation(plan, display).run()
     if students.unet is not None:
         display.note(f"the student: {students.unet}")
     if students.adapter is not None:
@@ -145,14 +149,12 @@ def distill(
         display.note(f"as a low-rank delta: {students.adapter}{held}")
 
 
-def _start_workers(workers: int | None) -> None:
-    """Becomes a launcher of so many processes, unless this is one of them or one is enough."""
-    if "TORCHELASTIC_RUN_ID" in os.environ:
-        import torch
+def _is_worker() -> bool:
+    return "TORCHELASTIC_RUN_ID" in os.environ
 
-        if not torch.cuda.is_available():
-            torch.set_num_threads(1)
-        return
+
+def _start_workers(workers: int | None) -> None:
+    """Becomes a launcher of so many processes; returns if one is enough."""
     import torch
 
     on_gpu = torch.cuda.is_available()
@@ -161,10 +163,10 @@ def _start_workers(workers: int | None) -> None:
         return
     launcher = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={count}"]
     command = [sys.executable, *launcher, "-m", str(__spec__.name).removesuffix(".__main__")]
-    # Several threads in each of several processes only get into each other's way.
-    environment = {"OMP_NUM_THREADS": "1", **os.environ}
+    environment = dict(os.environ)
     if not on_gpu:
-        environment["ACCELERATE_USE_CPU"] = "true"
+        # Several threads in each of several processes only get into each other's way.
+        environment |= {"ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"}
     os.execve(  # noqa: S606 our own interpreter
         sys.executable, [*command, *sys.argv[1:]], environment
     )
@@ -188,12 +190,17 @@ def _lines(path: Path) -> tuple[str, ...]:
     return found
 
 
-def _tier(model: Path, name: str) -> dict[str, Any]:
-    path = model / "sangsang.json"
-    if not path.is_file():
-        return {}
-    return json.loads(path.read_text("utf-8")).get("tiers", {}).get(name, {})
+def main() -> int:
+    """Runs the command line; what the caller can mend ends it with a sentence, not a traceback."""
+    try:
+        app(prog_name="sangsang distill")
+    except (CannotDistil, MeshError) as error:
+        console = Console(stderr=True)
+        console.print("[bold red]error[/bold red]", end=" ")
+        console.print(str(error), highlight=False, markup=False)
+        return 1
+    return 0
 
 
 if __name__ == "__main__":
-    app(prog_name="sangsang distill")
+    sys.exit(main())

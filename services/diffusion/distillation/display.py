@@ -26,11 +26,6 @@ class Display:
         """Prints a line."""
         self._console.print(text, highlight=False)
 
-    def refuse(self, reason: str) -> None:
-        """Prints why nothing more will happen."""
-        self._console.print("[bold red]error[/bold red]", end=" ")
-        self._console.print(reason, highlight=False, markup=False)
-
     @contextmanager
     def counting(self, what: str) -> Iterator[Callable[[int, int], None]]:
         """Yields what to tell (done, total) to."""

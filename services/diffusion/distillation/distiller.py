@@ -26,6 +26,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from .display import Display
+from .failures import CannotDistil
 from .journal import Journal, LogLine
 from .lessons import ConsistencyLesson, Lesson, ProgressiveLesson
 from .low_rank import add_adapter, factor, matrices, save_adapter
@@ -42,10 +43,6 @@ _TEACHER_SAMPLING_STEPS = 20
 _SAMPLE_COUNT = 16
 _LAST_STAGE_SHARE = 2
 _LONGEST_WAIT = timedelta(hours=12)
-
-
-class CannotDistil(Exception):
-    """The model folder or the options do not allow a distillation; says what to change."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,16 +97,25 @@ class Students:
     held_energy: float | None
 
 
-class Distillation:
-    """Runs a plan.
-
-    Args:
-        plan: what to do.
-        display: shows progress.
+def check(plan: DistillationPlan) -> None:
+    """Makes sure that a plan can be run, and notes it in its work folder.
 
     Raises:
         CannotDistil: the work folder holds a run with other options, or serving would not start
             from pure noise.
+    """
+    scheduler = DDIMScheduler.from_pretrained(plan.model, subfolder="scheduler")
+    _check_start(NoiseSchedule(scheduler), plan.step_counts[-1])
+    plan.work.mkdir(parents=True, exist_ok=True)
+    _check_same(plan)
+
+
+class Distillation:
+    """Runs a plan.
+
+    Args:
+        plan: what to do; `check` it first.
+        display: shows progress.
     """
 
     def __init__(self, plan: DistillationPlan, display: Display) -> None:
@@ -120,14 +126,10 @@ class Distillation:
             # While one process draws samples, the others wait longer than for any gradient.
             kwargs_handlers=[InitProcessGroupKwargs(timeout=_LONGEST_WAIT)],
         )
-        plan.work.mkdir(parents=True, exist_ok=True)
-        if self._accelerator.is_main_process:
-            _check_same(plan)
         self._journal = Journal(plan.work)
         self._pipeline = _open(plan.model, self._accelerator.device)
         self._scheduler = DDIMScheduler.from_config(self._pipeline.scheduler.config)
         self._schedule = NoiseSchedule(self._scheduler, self._accelerator.device)
-        _check_start(self._schedule, plan.step_counts[-1])
         self._held_energy: float | None = None
 
     def run(self) -> Students:
