@@ -35,7 +35,7 @@ def train(
     work: WorkOption = Path("build/training"),
     workers: WorkersOption = 3,
     autoencoder_minutes: Annotated[float, typer.Option(help="Budget of the autoencoder.")] = 20,
-    unet_minutes: Annotated[float, typer.Option(help="Budget of UNet and text encoder.")] = 70,
+    unet_minutes: Annotated[float, typer.Option(help="Budget of the UNet.")] = 160,
     decoder_minutes: Annotated[float, typer.Option(help="Budget of the decoder's last leg.")] = 8,
     text_updates: Annotated[int, typer.Option(help="Updates in which prompts get names.")] = 1500,
     compositions: Annotated[int, typer.Option(help="Pictures to learn from.")] = 98_304,
