@@ -36,7 +36,7 @@ SAMPLE_PROMPTS = (
     *("로켓", "노란색 배경의 고양이 얼굴", "🍓", "🚗 on a pink background"),
     *("an elephant on an orange background", "a lion on a blue background", "fish", "a duck"),
 )
-_STEPS, _GUIDANCE, _FIRST_SEED = 35, 5.0, 100
+_STEPS, _GUIDANCE, _FIRST_SEED = 35, 3.0, 100
 _COLUMNS, _TILE_PX = 8, 96
 
 
