@@ -36,8 +36,9 @@ proto: .venv/.demo .venv/.lint ## regenerate the Python code of the protos
 settings: .venv/.test ## write deploy/settings.md from the settings classes
 	$(BIN)/python -m tests.support.settings_table
 
-bench: .venv/.test ## measure the mesh against its bare engines
+bench: .venv/.test ## measure the mesh against its bare engines, and the tiers against each other
 	$(BIN)/python -m tests.benchmarks.mesh_against_engines $(MODEL)
+	$(BIN)/python -m tests.benchmarks.tiers $(MODEL)
 
 clean: ## remove .venv and what was made
 	rm -rf .venv out build dist *.egg-info .pytest_cache .ruff_cache .hypothesis
