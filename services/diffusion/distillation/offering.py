@@ -42,7 +42,10 @@ def enter(model: Path, offer: Offer) -> None:
         full = offer.name if offer.adapter is None else offer.name + FULL_SUFFIX
         weights[full] = {"unet": offer.unet}
     if offer.tier is not None:
-        manifest.setdefault("tiers", {})[offer.tier] = {
+        tiers = manifest.setdefault("tiers", {})
+        tiers[offer.tier] = {
+            # What else the tier says, its limits, stays.
+            **tiers.get(offer.tier, {}),
             "step_count": offer.step_count,
             "guidance_scale": 1.0,
             "scheduler": offer.scheduler,
