@@ -79,7 +79,10 @@ def distill(
     ] = None,
     latents: Annotated[int, typer.Option(min=1, help="How many the teacher draws.")] = 4096,
     updates: Annotated[
-        int, typer.Option(min=1, help="Updates of each stage; the last ones get twice as many.")
+        int,
+        typer.Option(
+            min=1, help="Updates of each stage; the last full student gets twice as many."
+        ),
     ] = 1000,
     batch_size: Annotated[int, typer.Option(min=1, help="Rows of an update.")] = 36,
     learning_rate: Annotated[float, typer.Option(min=0.0, help="At its peak.")] = 3e-4,

@@ -61,7 +61,7 @@ class DistillationPlan:
         pictures: an image folder to learn on; None learns on what the teacher draws.
         prompts: what the teacher draws; not used with pictures.
         latent_count: how much it draws.
-        training: of one stage; the last ones get twice the updates.
+        training: of one stage; the last full student gets twice the updates.
         mixed_precision: `no`, `bf16` or `fp16`.
         work: where everything is kept.
     """
@@ -339,7 +339,8 @@ def _load_learnt(student: UNet2DConditionModel, file: Path) -> None:
 
 
 def _settings_of(stage: Stage, training: TrainingSettings) -> TrainingSettings:
-    if not stage.last:
+    # The low-rank student starts from the full one's factors: it has less to learn.
+    if not stage.last or stage.weights == "low_rank":
         return training
     return replace(training, update_count=training.update_count * _LAST_STAGE_SHARE)
 
