@@ -41,12 +41,18 @@ class _Scales:
     def __init__(self, graph: ir.Graph) -> None:
         scale = _input(graph, SCALE_NAME, ir.DataType.FLOAT, ["batch", "slots"])
         first = next(iter(graph))
-        token = ir.node("Unsqueeze", [scale, _axes(graph, [1])])
+        one = _axes(graph, [1])
+        token = ir.node("Unsqueeze", [scale, one])
         pixel = ir.node("Unsqueeze", [scale, _axes(graph, [2, 3])])
         twice = ir.node("Concat", [scale, scale], {"axis": 0})
-        graph.insert_before(first, [token, pixel, twice])
-        # [batch, 1, slots], [batch, slots, 1, 1], [2 * batch, slots]
-        self.tokens, self.pixels, self.twice = (n.outputs[0] for n in (token, pixel, twice))
+        both = ir.node("Unsqueeze", [twice.outputs[0], one])
+        added = [token, pixel, twice, both]
+        graph.insert_before(first, added)
+        self.tokens: ir.Value  # [batch, 1, slots]
+        self.pixels: ir.Value  # [batch, slots, 1, 1]
+        self.twice: ir.Value  # [2 * batch, slots]
+        self.tokens_twice: ir.Value  # [2 * batch, 1, slots]
+        self.tokens, self.pixels, self.twice, self.tokens_twice = (n.outputs[0] for n in added)
 
 
 class _Layer:
@@ -83,17 +89,23 @@ class _Layer:
 
     def _add_to_tokens(self) -> list[ir.Node]:
         """Tokens: [B, L, W]."""
-        return self._add_to_matrix(self._node.inputs[0], self._scales.tokens, axis=2)
+        x = self._node.inputs[0]
+        if _has_single_token(x):
+            return self._add_twice(self._scales.tokens_twice, axis=2)
+        return self._add_to_matrix(x, self._scales.tokens, axis=2)
 
     def _add_to_rows(self) -> list[ir.Node]:
-        """Rows: [B, W].
+        """Rows: [B, W]."""
+        return self._add_twice(self._scales.twice, axis=1)
 
-        A product with a single row is computed by other code than one with more, in other bits. So
-        the rows are taken twice, and half of the result is dropped.
+    def _add_twice(self, scales: ir.Value, axis: int) -> list[ir.Node]:
+        """Takes every row twice and drops half of the result.
+
+        A product with a single row is computed by other code than one with more, in other bits.
         """
         x = self._node.inputs[0]
         twice = ir.node("Concat", [x, x], {"axis": 0})
-        product = self._add_to_matrix(twice.outputs[0], self._scales.twice, axis=1)
+        product = self._add_to_matrix(twice.outputs[0], scales, axis=axis)
         half = ir.node(
             "Split", [product[-1].outputs[0]], {"axis": 0, "num_outputs": 2}, num_outputs=2
         )
@@ -132,6 +144,12 @@ def _find_product(name: str, weight: ir.Value) -> ir.Node:
     if users[0].attributes.get_int("group", 1) != 1:
         raise ExportFailed(f"{name} cannot be adapted: it is a grouped convolution")
     return users[0]
+
+
+def _has_single_token(value: ir.Value | None) -> bool:
+    """Tells whether each row is one token, as where a text is pooled into one."""
+    shape = None if value is None else value.shape
+    return shape is not None and len(shape) == 3 and shape[1] == 1
 
 
 def _known_shape(name: str, weight: ir.Value) -> tuple[int, ...]:
