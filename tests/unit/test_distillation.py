@@ -214,6 +214,13 @@ def test_consistency_is_one_stage_and_its_low_rank(model: Path) -> None:
     assert manifest["tiers"]["free"]["scheduler"] == "lcm"
 
 
+def test_a_folder_of_half_precision_alone_is_distilled(tmp_path: Path) -> None:
+    model = make_random_model(tmp_path / "model", half=True, scheduler=_TRAILING)
+    students = _distill(_plan(model, update_count=1))
+    assert students.adapter is not None
+    assert (students.adapter / "pytorch_lora_weights.safetensors").is_file()
+
+
 def test_a_model_that_would_not_start_from_noise_is_refused(tmp_path: Path) -> None:
     model = make_random_model(tmp_path / "model")
     with pytest.raises(CannotDistil, match='"timestep_spacing": "trailing"'):

@@ -25,6 +25,7 @@ from diffusers.models.attention_processor import AttnProcessor
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from ..evaluation.weights import BASE, open_pipeline, open_weights
 from .display import Display
 from .failures import CannotDistil
 from .journal import Journal, LogLine
@@ -307,10 +308,7 @@ def _offer(plan: DistillationPlan, adapter: Path | None, unet: Path | None) -> O
 
 
 def _open(model: Path, device: torch.device) -> StableDiffusionPipeline:
-    pipeline = StableDiffusionPipeline.from_pretrained(
-        model, safety_checker=None, requires_safety_checker=False, use_safetensors=True
-    )
-    pipeline.set_progress_bar_config(disable=True)
+    pipeline = open_pipeline(model, open_weights(model, BASE))
     if device.type == "cpu":
         # On a CPU: convolutions run faster over channels that lie together, and plain matrix
         # products beat the fused attention's backward pass three times.

@@ -5,7 +5,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-_MANIFEST_NAME = "sangsang.json"
+from ...runtime.models.folder import MANIFEST_NAME
+
 FULL_SUFFIX = "-full"
 
 
@@ -33,7 +34,7 @@ class Offer:
 
 def enter(model: Path, offer: Offer) -> None:
     """Writes the offer into the manifest, which is made if there is none."""
-    path = model / _MANIFEST_NAME
+    path = model / MANIFEST_NAME
     manifest: dict[str, Any] = json.loads(path.read_text("utf-8")) if path.is_file() else {}
     weights = manifest.setdefault("weights", {})
     if offer.adapter is not None:

@@ -20,8 +20,9 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from ..evaluation.real_pictures import METADATA_NAME
+
 _ROWS_AT_ONCE = 16
-_METADATA_NAME = "metadata.jsonl"
 
 # Told how many of how many rows are made.
 Report = Callable[[int, int], None]
@@ -156,7 +157,7 @@ def _drawn(pipeline: StableDiffusionPipeline, sampling: TeacherSampling, number:
 
 
 def _metadata(pictures: Path) -> Iterator[tuple[str, str]]:
-    path = pictures / _METADATA_NAME
+    path = pictures / METADATA_NAME
     if not path.is_file():
         raise FileNotFoundError(
             f"{path} is missing: a line for each picture, "
