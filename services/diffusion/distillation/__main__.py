@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 
 from ...runtime.errors import MeshError
 from ...runtime.models.folder import ModelFolder
 from ...runtime.models.manifest import Manifest
+from ...runtime.tool_main import run_tool
 from .failures import CannotDistil
 from .progression import PRESETS, checked, halvings
 
@@ -193,17 +193,5 @@ def _lines(path: Path) -> tuple[str, ...]:
     return found
 
 
-def main() -> int:
-    """Runs the command line; what the caller can mend ends it with a sentence, not a traceback."""
-    try:
-        app(prog_name="sangsang distill")
-    except (CannotDistil, MeshError) as error:
-        console = Console(stderr=True)
-        console.print("[bold red]error[/bold red]", end=" ")
-        console.print(str(error), highlight=False, markup=False)
-        return 1
-    return 0
-
-
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run_tool(app, "sangsang distill", (CannotDistil, MeshError)))

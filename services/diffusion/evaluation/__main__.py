@@ -12,6 +12,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from ...runtime.errors import MeshError
 from ...runtime.models.folder import ModelFolder
+from ...runtime.tool_main import run_tool
 from .comparison import Plan, compare
 from .configurations import BadConfiguration, parse_configuration, read_configurations
 from .figure import draw_figure
@@ -110,16 +111,5 @@ def _compare(plan: Plan) -> Comparison:
         raise typer.Exit(_INTERRUPTED) from None
 
 
-def main() -> int:
-    """Runs the command line; what the caller can mend ends it with a sentence, not a traceback."""
-    try:
-        app(prog_name="sangsang evaluate")
-    except (MeshError, BadPictures, BadConfiguration) as error:
-        err.print("[bold red]error[/bold red]", end=" ")
-        err.print(str(error), highlight=False, markup=False)
-        return 1
-    return 0
-
-
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run_tool(app, "sangsang evaluate", (MeshError, BadPictures, BadConfiguration)))
