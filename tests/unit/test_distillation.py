@@ -206,6 +206,15 @@ def test_pictures_are_learnt_from_where_there_are_some(model: Path) -> None:
     assert latents.shape[:2] == (3, 4)
 
 
+def test_paths_are_one_stage_and_its_low_rank(model: Path) -> None:
+    _distill(_plan(model, method="paths", tier="free"))
+    work = model.parent / "work"
+    assert list(dict.fromkeys(line["stage"] for line in _log(work))) == ["4-paths-2", "2-low-rank"]
+    assert len(list((work / "paths").iterdir())) == 2
+    manifest = json.loads((model / "sangsang.json").read_text())
+    assert manifest["tiers"]["free"]["scheduler"] == "ddim"
+
+
 def test_consistency_is_one_stage_and_its_low_rank(model: Path) -> None:
     _distill(_plan(model, method="consistency", tier="free"))
     stages = dict.fromkeys(line["stage"] for line in _log(model.parent / "work"))

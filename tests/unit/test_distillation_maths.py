@@ -2,21 +2,30 @@
 
 import itertools
 import math
+from pathlib import Path
 
 import pytest
 import torch
-from diffusers import DDIMScheduler
+from diffusers import DDIMScheduler, DPMSolverMultistepScheduler
 from torch import Tensor
 
 from sangsang.services.diffusion.distillation.lessons import (
     ConsistencyLesson,
+    PathLesson,
     ProgressiveLesson,
     Question,
 )
 from sangsang.services.diffusion.distillation.networks import (
     Conditions,
+    Denoiser,
     GuidedDenoiser,
     UnguidedDenoiser,
+)
+from sangsang.services.diffusion.distillation.paths import (
+    PathSolver,
+    Pieces,
+    TeacherPaths,
+    read_pieces,
 )
 from sangsang.services.diffusion.distillation.progression import (
     PRESETS,
@@ -25,6 +34,7 @@ from sangsang.services.diffusion.distillation.progression import (
     halvings,
     stages,
 )
+from sangsang.services.diffusion.distillation.studies import Studies
 from sangsang.services.diffusion.distillation.trajectory import (
     CLEAN,
     NoiseLevel,
@@ -35,6 +45,9 @@ from sangsang.services.diffusion.distillation.trajectory import (
     substeps,
     truncated_snr,
 )
+
+# diffusers' schedulers do what newer numpys deprecate.
+pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
 
 _SCHEDULER = {
     "beta_start": 0.00085,
@@ -69,6 +82,19 @@ def _latents(rows: int = 4, seed: int = 0) -> Tensor:
 
 def _conditions(rows: int = 4) -> Conditions:
     return Conditions(torch.zeros(rows, 2, 5), torch.zeros(1, 2, 5))
+
+
+def _embed(prompts: list[str]) -> Conditions:
+    # What a prompt says is its length: enough to tell prompts apart.
+    lengths = torch.tensor([float(len(prompt)) for prompt in prompts])
+    return Conditions(lengths.view(-1, 1, 1).expand(-1, 2, 5), torch.zeros(1, 2, 5))
+
+
+_NO_STUDIES = Studies(torch.zeros(0, 2, 3, 3), [])
+
+
+def _progressive(stage: Stage, schedule: NoiseSchedule, teacher: Denoiser) -> ProgressiveLesson:
+    return ProgressiveLesson(stage, schedule, teacher, _NO_STUDIES, _embed)
 
 
 class _Output:
@@ -181,7 +207,7 @@ def test_weights_are_the_larger_of_both_errors() -> None:
 def test_a_student_with_its_teachers_steps_and_weights_answers_right(last: bool) -> None:
     schedule, unet = _schedule(), _LinearUNet()
     teacher = UnguidedDenoiser(unet, schedule)
-    lesson = ProgressiveLesson(Stage(8, 8, guided=False, last=last), schedule, teacher)
+    lesson = _progressive(Stage(8, 8, guided=False, last=last), schedule, teacher)
     question = lesson.question(_latents(), _conditions(), torch.Generator().manual_seed(0))
     wanted = lesson.answer(question)
     answered = teacher(question.noisy, question.start, question.conditions)
@@ -191,7 +217,7 @@ def test_a_student_with_its_teachers_steps_and_weights_answers_right(last: bool)
 def test_an_answer_of_two_steps_is_that_of_stepping_by_hand() -> None:
     schedule = _schedule()
     teacher = UnguidedDenoiser(_LinearUNet(), schedule)
-    lesson = ProgressiveLesson(Stage(6, 3, guided=False, last=True), schedule, teacher)
+    lesson = _progressive(Stage(6, 3, guided=False, last=True), schedule, teacher)
     noisy, rows = _latents(3), _conditions(3)
     start, end = torch.tensor([999, 666, 332]), torch.tensor([666, 332, CLEAN])
     middle = torch.tensor([833, 499, 166])
@@ -208,7 +234,9 @@ def test_consistency_asks_for_the_next_answer_and_at_the_end_for_the_teachers() 
     schedule = _schedule()
     teacher = UnguidedDenoiser(_LinearUNet(), schedule)
     student = UnguidedDenoiser(_HalvingUNet(), schedule)
-    lesson = ConsistencyLesson(Stage(4, 2, guided=True), schedule, teacher, student)
+    lesson = ConsistencyLesson(
+        Stage(4, 2, guided=True), schedule, teacher, _NO_STUDIES, _embed, student
+    )
     noisy, rows = _latents(2), _conditions(2)
     start, end = torch.tensor([749, 249]), torch.tensor([499, CLEAN])
     reached = ddim_step(
@@ -221,6 +249,89 @@ def test_consistency_asks_for_the_next_answer_and_at_the_end_for_the_teachers() 
     question = lesson.question(_latents(64), _conditions(64), torch.Generator().manual_seed(0))
     assert set(question.start.tolist()) == {999, 749, 499, 249}
     assert set(question.end.tolist()) == {749, 499, 249, CLEAN}
+
+
+def _solve(paths: TeacherPaths, folder: Path, schedule: NoiseSchedule) -> Pieces:
+    scheduler = DDIMScheduler(
+        **_SCHEDULER, prediction_type="v_prediction", rescale_betas_zero_snr=True
+    )
+    teacher = UnguidedDenoiser(_RowwiseUNet(_LinearUNet()), schedule)
+    solver = PathSolver(teacher, schedule, scheduler.config, _embed, (2, 3, 3))
+    solver.solve(paths, folder, range(paths.file_count), lambda done, total: None)
+    return read_pieces(paths, folder)
+
+
+def test_pieces_of_a_path_follow_one_another_to_the_picture_a_pipeline_draws(
+    tmp_path: Path,
+) -> None:
+    schedule, paths = _schedule(), TeacherPaths(("a", "bcd"), 2, 3, 2)
+    pieces = _solve(paths, tmp_path, schedule)
+    # For each prompt: three from pure noise, two from the second timestep on, one from the third.
+    assert sorted(zip(pieces.row.tolist(), pieces.step.tolist(), strict=True)) == [
+        *((0, 0), (0, 1), (0, 1), (0, 2), (0, 2), (0, 2)),
+        *((1, 0), (1, 1), (1, 1), (1, 2), (1, 2), (1, 2)),
+    ]
+    whole = [(pieces.row == 1) & (pieces.step == step) for step in range(3)]
+    for before, after in itertools.pairwise(whole):
+        assert torch.equal(pieces.reached[before][0], pieces.noisy[after][0])
+    # The same six steps as diffusers takes them with its own reading of the network's output.
+    config = {k: v for k, v in _SCHEDULER.items() if k not in ("clip_sample", "set_alpha_to_one")}
+    solver = DPMSolverMultistepScheduler(
+        **config, prediction_type="v_prediction", rescale_betas_zero_snr=True
+    )
+    solver.set_timesteps(6)
+    latents, contexts = pieces.noisy[whole[0]].float(), _embed(["bcd"]).prompts
+    for timestep in solver.timesteps:
+        output = _LinearUNet()(latents, timestep[None], contexts).sample
+        latents = solver.step(output, timestep, latents).prev_sample
+    torch.testing.assert_close(pieces.reached[whole[2]][:1].float(), latents, rtol=5e-3, atol=5e-3)
+
+
+def test_a_later_path_begins_at_the_picture_noised_again(tmp_path: Path) -> None:
+    schedule = _schedule()
+    pieces = _solve(TeacherPaths(("a",), 16, 2, 4), tmp_path, schedule)
+    ends = pieces.reached[pieces.step == 1]
+    first, again = pieces.noisy[pieces.step == 1].split(16)
+    assert not torch.equal(first, again)
+    at = schedule.level(torch.tensor([499]))
+    noise = (again.float() - at.alpha * ends[:16].float()) / at.sigma
+    assert noise.mean().item() == pytest.approx(0.0, abs=0.2)
+    assert noise.std().item() == pytest.approx(1.0, abs=0.15)
+
+
+def test_pieces_ask_where_a_step_leads(tmp_path: Path) -> None:
+    schedule, paths = _schedule(), TeacherPaths(("a", "bcd", "e"), 40, 3, 2)
+    pieces = _solve(paths, tmp_path, schedule)
+    stage = Stage(6, 3, guided=True, method="paths", last=True)
+    lesson = PathLesson(stage, schedule, pieces, paths.prompt, _embed)
+    question, wanted = lesson.ask(48, torch.Generator().manual_seed(0))
+    # Each step as often, though later ones have more pieces.
+    assert [(question.start == t).sum().item() for t in (999, 666, 332)] == [16, 16, 16]
+    reached = ddim_step(
+        question.noisy, wanted, schedule.level(question.start), schedule.level(question.end)
+    )
+    for row in range(48):
+        near = (pieces.noisy.float() - question.noisy[row]).abs().amax((1, 2, 3)) == 0
+        piece = int(near.nonzero()[0])
+        torch.testing.assert_close(
+            reached[row], pieces.reached[piece].float(), rtol=1e-3, atol=1e-3
+        )
+        prompt = paths.prompt(int(pieces.row[piece]))
+        assert question.conditions.prompts[row, 0, 0].item() == len(prompt)
+
+
+def test_now_and_then_a_path_has_no_prompt() -> None:
+    prompts = [TeacherPaths(("a", "b"), 64, 3, 2).prompt(row) for row in range(64)]
+    assert prompts.count("") == 2
+
+
+def test_solved_files_are_kept(tmp_path: Path) -> None:
+    schedule, paths = _schedule(), TeacherPaths(("a",), 20, 2, 2)
+    _solve(paths, tmp_path, schedule)
+    before = {file: file.stat().st_mtime_ns for file in tmp_path.iterdir()}
+    assert len(before) == 2
+    _solve(paths, tmp_path, schedule)
+    assert {file: file.stat().st_mtime_ns for file in tmp_path.iterdir()} == before
 
 
 class _HalvingUNet(torch.nn.Module):
@@ -259,7 +370,7 @@ def test_questions_lie_where_they_should(step_count: int) -> None:
     random = torch.Generator().manual_seed(1)
     for last in (False, True):
         stage = Stage(2 * step_count, step_count, guided=False, last=last)
-        lesson = ProgressiveLesson(stage, schedule, UnguidedDenoiser(_LinearUNet(), schedule))
+        lesson = _progressive(stage, schedule, UnguidedDenoiser(_LinearUNet(), schedule))
         question = lesson.question(_latents(64), _conditions(64), random)
         assert (question.start > question.end).all()
         assert question.end.min() >= CLEAN
@@ -276,7 +387,7 @@ def test_every_answer_is_finite_where_the_schedule_does_not_end_clean() -> None:
     # Stable Diffusion 1.5: epsilon, and an end that is as noisy as timestep 0.
     scheduler = DDIMScheduler(**{**_SCHEDULER, "set_alpha_to_one": False})
     schedule = NoiseSchedule(scheduler)
-    lesson = ProgressiveLesson(
+    lesson = _progressive(
         Stage(36, 18, guided=False), schedule, UnguidedDenoiser(_LinearUNet(), schedule)
     )
     question = lesson.question(_latents(512), _conditions(512), torch.Generator().manual_seed(0))

@@ -20,6 +20,7 @@ class Method(StrEnum):
     """Ways to distil."""
 
     PROGRESSIVE = "progressive"
+    PATHS = "paths"
     CONSISTENCY = "consistency"
 
 

@@ -11,7 +11,7 @@ Everything is kept in one work folder as it is made; started again, a run goes o
 import copy
 import fcntl
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass, replace
 from datetime import timedelta
@@ -20,21 +20,27 @@ from pathlib import Path
 import torch
 from accelerate import Accelerator
 from accelerate.utils import InitProcessGroupKwargs
-from diffusers import DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
-from diffusers.models.attention_processor import AttnProcessor
+from diffusers import DDIMScheduler, UNet2DConditionModel
 from safetensors.torch import load_file, save_file
-from torch import Tensor
 
-from ..evaluation.weights import BASE, open_pipeline, open_weights
 from .display import Display
 from .failures import CannotDistil
 from .journal import Journal, LogLine
-from .lessons import ConsistencyLesson, Lesson, ProgressiveLesson
+from .lessons import ConsistencyLesson, Lesson, PathLesson, ProgressiveLesson
 from .low_rank import add_adapter, factor, matrices, save_adapter
-from .networks import Denoiser, GuidedDenoiser, UnguidedDenoiser
+from .networks import Denoiser, UnguidedDenoiser
 from .offering import Offer, enter
+from .paths import PathSolver, Pieces, TeacherPaths, read_pieces
 from .progression import Method, Stage, stages
-from .studies import Studies, TeacherSampling, draw_latents, from_pictures, read_drawn
+from .studies import (
+    Studies,
+    TeacherSampling,
+    captions,
+    draw_latents,
+    from_pictures,
+    read_drawn,
+)
+from .subject import Subject
 from .trainer import StageTrainer, Standing, TrainingSettings
 from .trajectory import NoiseSchedule
 
@@ -53,7 +59,7 @@ class DistillationPlan:
     Attributes:
         model: a diffusers Stable Diffusion folder.
         step_counts: from the teacher's to the student's, falling.
-        method: progressive halving, or latent consistency in one stage.
+        method: progressive halving, or the teacher's paths or latent consistency in one stage.
         guidance_scale: of the teacher; the student's pictures have it built in.
         name: of the student's weights in the model folder.
         rank: of the low-rank student; 0 makes none.
@@ -61,7 +67,7 @@ class DistillationPlan:
         tier: that gets the student; None changes no tier.
         pictures: an image folder to learn on; None learns on what the teacher draws.
         prompts: what the teacher draws; not used with pictures.
-        latent_count: how much it draws.
+        latent_count: how many latents it draws, or for how many prompts it solves paths.
         training: of one stage; the last full student gets twice the updates.
         mixed_precision: `no`, `bf16` or `fp16`.
         work: where everything is kept.
@@ -128,9 +134,8 @@ class Distillation:
             kwargs_handlers=[InitProcessGroupKwargs(timeout=_LONGEST_WAIT)],
         )
         self._journal = Journal(plan.work)
-        self._pipeline = _open(plan.model, self._accelerator.device)
-        self._scheduler = DDIMScheduler.from_config(self._pipeline.scheduler.config)
-        self._schedule = NoiseSchedule(self._scheduler, self._accelerator.device)
+        self._subject = Subject(plan.model, self._accelerator.device)
+        self._schedule = self._subject.schedule
         self._held_energy: float | None = None
 
     def run(self) -> Students:
@@ -143,43 +148,75 @@ class Distillation:
             return self._run()
 
     def _run(self) -> Students:
-        studies = self._studies()
+        material = self._material()
         todo = stages(
             self._plan.step_counts, low_rank=self._plan.rank > 0, method=self._plan.method
         )
-        teacher = before = original = self._pipeline.unet
+        teacher = before = original = self._subject.unet
         for number, stage in enumerate(todo):
             if stage.weights == "low_rank":
                 # Taught by the same teacher as the full student whose delta it is.
                 student = self._low_rank_student(before)
             else:
                 teacher, student = before, copy.deepcopy(before)
-            self._run_stage(number, stage, original if stage.guided else teacher, student, studies)
+            self._run_stage(number, stage, original if stage.guided else teacher, student, material)
             before = student
         return self._publish(todo)
 
-    def _studies(self) -> Studies:
-        plan, accelerator = self._plan, self._accelerator
+    def _material(self) -> Studies | Pieces:
         with self._display.counting("latents") as report:
-            if plan.pictures is not None:
-                side_px = self._pipeline.unet.config.sample_size * self._pipeline.vae_scale_factor
-                file = plan.work / "latents.safetensors"
-                with accelerator.main_process_first():
-                    return from_pictures(
-                        self._pipeline, plan.pictures, (side_px, side_px), file, report
-                    )
-            sampling = TeacherSampling(
-                plan.prompts, plan.latent_count, _TEACHER_SAMPLING_STEPS, plan.guidance_scale
-            )
-            share = range(accelerator.process_index, sampling.file_count, accelerator.num_processes)
-            folder = plan.work / "latents"
-            with accelerator.autocast():
-                draw_latents(self._pipeline, sampling, folder, share, report)
-            accelerator.wait_for_everyone()
-            return read_drawn(sampling, folder)
+            if self._plan.method == "paths":
+                return self._solved(report)
+            if self._plan.pictures is not None:
+                return self._encoded(self._plan.pictures, report)
+            return self._drawn(report)
+
+    def _solved(self, report: Callable[[int, int], None]) -> Pieces:
+        subject, paths = self._subject, self._paths()
+        teacher = subject.guided(self._plan.guidance_scale)
+        solver = PathSolver(
+            *(teacher, subject.schedule, subject.scheduler.config),
+            *(subject.embed, subject.latent_shape()),
+        )
+        folder = self._plan.work / "paths"
+        with self._accelerator.autocast():
+            solver.solve(paths, folder, self._share(paths.file_count), report)
+        self._accelerator.wait_for_everyone()
+        return read_pieces(paths, folder)
+
+    def _drawn(self, report: Callable[[int, int], None]) -> Studies:
+        plan = self._plan
+        sampling = TeacherSampling(
+            plan.prompts, plan.latent_count, _TEACHER_SAMPLING_STEPS, plan.guidance_scale
+        )
+        folder = plan.work / "latents"
+        share = self._share(sampling.file_count)
+        with self._accelerator.autocast():
+            draw_latents(self._subject.pipeline, sampling, folder, share, report)
+        self._accelerator.wait_for_everyone()
+        return read_drawn(sampling, folder)
+
+    def _encoded(self, pictures: Path, report: Callable[[int, int], None]) -> Studies:
+        pipeline = self._subject.pipeline
+        side_px = pipeline.unet.config.sample_size * pipeline.vae_scale_factor
+        file = self._plan.work / "latents.safetensors"
+        with self._accelerator.main_process_first():
+            return from_pictures(pipeline, pictures, (side_px, side_px), file, report)
+
+    def _paths(self) -> TeacherPaths:
+        plan, student_steps = self._plan, self._plan.step_counts[-1]
+        per_step = -(-plan.step_counts[0] // student_steps)
+        return TeacherPaths(self._prompts(), plan.latent_count, student_steps, per_step)
+
+    def _prompts(self) -> tuple[str, ...]:
+        return self._plan.prompts if self._plan.pictures is None else captions(self._plan.pictures)
+
+    def _share(self, file_count: int) -> range:
+        accelerator = self._accelerator
+        return range(accelerator.process_index, file_count, accelerator.num_processes)
 
     def _low_rank_student(self, full: UNet2DConditionModel) -> UNet2DConditionModel:
-        student = copy.deepcopy(self._pipeline.unet)
+        student = copy.deepcopy(self._subject.unet)
         add_adapter(student, self._plan.rank)
         self._held_energy = factor(student, full)
         return student
@@ -190,7 +227,7 @@ class Distillation:
         stage: Stage,
         teacher: UNet2DConditionModel,
         student: UNet2DConditionModel,
-        studies: Studies,
+        material: Studies | Pieces,
     ) -> None:
         folder = self._plan.work / stage.name
         folder.mkdir(exist_ok=True)
@@ -202,17 +239,15 @@ class Distillation:
             return
         teacher.requires_grad_(False).eval()
         denoiser = (
-            GuidedDenoiser(teacher, self._schedule, self._plan.guidance_scale)
+            self._subject.guided(self._plan.guidance_scale)
             if stage.guided
             else UnguidedDenoiser(teacher, self._schedule)
         )
         trainer = StageTrainer(
             self._accelerator,
             student,
-            lambda learning: self._lesson(stage, denoiser, learning),
+            lambda learning: self._lesson(stage, denoiser, learning, material),
             self._schedule,
-            studies,
-            self._embed,
             _settings_of(stage, self._plan.training),
             number,
         )
@@ -229,22 +264,25 @@ class Distillation:
                 self._journal.rewind(stage.name, trainer.update)
             trainer.train(checkpoint, report)
         if self._accelerator.is_main_process:
-            self._finish(stage, student, studies, done)
+            self._finish(stage, student, done)
             checkpoint.unlink(missing_ok=True)
         self._accelerator.free_memory()
         self._accelerator.wait_for_everyone()
 
-    def _lesson(self, stage: Stage, teacher: Denoiser, student: Denoiser) -> Lesson:
+    def _lesson(
+        self, stage: Stage, teacher: Denoiser, student: Denoiser, material: Studies | Pieces
+    ) -> Lesson:
+        embed = self._subject.embed
+        if isinstance(material, Pieces):
+            return PathLesson(stage, self._schedule, material, self._paths().prompt, embed)
         if stage.method == "consistency":
-            return ConsistencyLesson(stage, self._schedule, teacher, student)
-        return ProgressiveLesson(stage, self._schedule, teacher)
+            return ConsistencyLesson(stage, self._schedule, teacher, material, embed, student)
+        return ProgressiveLesson(stage, self._schedule, teacher, material, embed)
 
-    def _finish(
-        self, stage: Stage, student: UNet2DConditionModel, studies: Studies, done: Path
-    ) -> None:
+    def _finish(self, stage: Stage, student: UNet2DConditionModel, done: Path) -> None:
         self._journal.plot()
-        prompts = list(dict.fromkeys(studies.prompts))[:_SAMPLE_COUNT]
-        pictures = self._sampled(student, prompts, stage.student_step_count)
+        prompts = list(dict.fromkeys(self._prompts()))[:_SAMPLE_COUNT]
+        pictures = self._subject.sampled(student, prompts, stage.student_step_count)
         title = f"{stage.name}: {stage.student_step_count} steps, unguided"
         self._journal.keep_samples(stage.name, pictures, title)
         learnt = {
@@ -254,27 +292,6 @@ class Distillation:
         save_file(learnt, partial)
         partial.rename(done)
 
-    def _sampled(self, unet: UNet2DConditionModel, prompts: list[str], steps: int) -> list:
-        parts = {**self._pipeline.components, "unet": unet.eval(), "scheduler": self._scheduler}
-        pipeline = StableDiffusionPipeline(**parts, requires_safety_checker=False)
-        pipeline.set_progress_bar_config(disable=True)
-        seeds = [torch.Generator().manual_seed(index) for index in range(len(prompts))]
-        return pipeline(
-            prompts, num_inference_steps=steps, guidance_scale=1.0, generator=seeds
-        ).images
-
-    @torch.no_grad()
-    def _embed(self, prompts: list[str]) -> Tensor:
-        pipeline = self._pipeline
-        tokens = pipeline.tokenizer(
-            prompts,
-            padding="max_length",
-            max_length=pipeline.tokenizer.model_max_length,
-            truncation=True,
-            return_tensors="pt",
-        )
-        return pipeline.text_encoder(tokens.input_ids.to(self._accelerator.device))[0].float()
-
     def _publish(self, todo: tuple[Stage, ...]) -> Students:
         plan = self._plan
         low_rank = plan.rank > 0
@@ -282,12 +299,12 @@ class Distillation:
         unet = plan.model / f"{plan.name}_unet" if plan.keeps_full or not low_rank else None
         if self._accelerator.is_main_process:
             if adapter is not None:
-                student = copy.deepcopy(self._pipeline.unet)
+                student = copy.deepcopy(self._subject.unet)
                 add_adapter(student, plan.rank)
                 _load_learnt(student, self._learnt(todo[-1]))
                 save_adapter(student, adapter)
             if unet is not None:
-                full = copy.deepcopy(self._pipeline.unet)
+                full = copy.deepcopy(self._subject.unet)
                 _load_learnt(full, self._learnt(next(s for s in todo if _is_last_full(s))))
                 full.half().save_pretrained(unet)
             enter(plan.model, _offer(plan, adapter, unet))
@@ -305,18 +322,6 @@ def _offer(plan: DistillationPlan, adapter: Path | None, unet: Path | None) -> O
     places = [None if p is None else str(p.relative_to(plan.model)) for p in (adapter, unet)]
     scheduler = "lcm" if plan.method == "consistency" else "ddim"
     return Offer(plan.name, places[0], places[1], plan.step_counts[-1], scheduler, plan.tier)
-
-
-def _open(model: Path, device: torch.device) -> StableDiffusionPipeline:
-    pipeline = open_pipeline(model, open_weights(model, BASE))
-    if device.type == "cpu":
-        # On a CPU: convolutions run faster over channels that lie together, and plain matrix
-        # products beat the fused attention's backward pass three times.
-        pipeline.unet.to(memory_format=torch.channels_last)
-        pipeline.unet.set_attn_processor(AttnProcessor())
-    pipeline.text_encoder.requires_grad_(False)
-    pipeline.vae.requires_grad_(False)
-    return pipeline.to(device)
 
 
 def _require_gradients(student: UNet2DConditionModel, stage: Stage) -> None:

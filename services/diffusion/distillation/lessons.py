@@ -2,13 +2,16 @@
 
 import itertools
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from .networks import Conditions, Denoiser
+from .paths import Pieces
 from .progression import Stage
+from .studies import Studies
 from .trajectory import (
     CLEAN,
     NoiseSchedule,
@@ -18,6 +21,12 @@ from .trajectory import (
     substeps,
     truncated_snr,
 )
+
+# Prompts of the rows -> what they are denoised for.
+Embed = Callable[[list[str]], Conditions]
+
+# So that a request without a prompt still gets what the teacher gives it.
+_PROMPT_DROPPED = 0.05
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,13 +50,62 @@ class Lesson(ABC):
     """The questions of a stage, and how an answer is marked.
 
     Args:
+        schedule: noise levels and timesteps.
+    """
+
+    def __init__(self, schedule: NoiseSchedule) -> None:
+        self._schedule = schedule
+
+    @abstractmethod
+    def ask(self, count: int, random: torch.Generator) -> tuple[Question, Tensor]:
+        """Returns questions and the clean latents that the student should give, no gradient.
+
+        Args:
+            count: rows of the batch.
+            random: decides all that is left to chance; a CPU generator.
+        """
+
+    def loss(self, answered: Tensor, wanted: Tensor, question: Question) -> Tensor:
+        """Returns the mean squared error of clean latents, weighted by the truncated SNR."""
+        weight = truncated_snr(self._schedule.level(question.start))
+        return (weight * (answered - wanted).square()).mean()
+
+
+class NoisedLesson(Lesson):
+    """Questions about latents that noise was added to; the teacher answers as they are asked.
+
+    Args:
         stage: whose.
         schedule: noise levels and timesteps.
         teacher: of the stage.
+        studies: latents and prompts to ask about.
+        embed: gives the conditions of prompts.
     """
 
-    def __init__(self, stage: Stage, schedule: NoiseSchedule, teacher: Denoiser) -> None:
-        self._stage, self._schedule, self._teacher = stage, schedule, teacher
+    def __init__(
+        self,
+        stage: Stage,
+        schedule: NoiseSchedule,
+        teacher: Denoiser,
+        studies: Studies,
+        embed: Embed,
+    ) -> None:
+        super().__init__(schedule)
+        self._stage, self._teacher = stage, teacher
+        self._studies, self._embed = studies, embed
+
+    def ask(self, count: int, random: torch.Generator) -> tuple[Question, Tensor]:
+        """Returns questions about latents drawn at random, and the answers."""
+        rows = torch.randint(len(self._studies), (count,), generator=random)
+        dropped = torch.rand(count, generator=random) < _PROMPT_DROPPED
+        prompts = [
+            "" if drop else self._studies.prompts[row]
+            for row, drop in zip(rows.tolist(), dropped.tolist(), strict=True)
+        ]
+        conditions = self._embed(prompts)
+        clean = self._studies.latents[rows].float().to(conditions.prompts.device)
+        question = self.question(clean, conditions, random)
+        return question, self.answer(question)
 
     def question(self, clean: Tensor, conditions: Conditions, random: torch.Generator) -> Question:
         """Returns a question about latents, its timesteps and noise drawn on the CPU.
@@ -57,9 +115,7 @@ class Lesson(ABC):
             conditions: of the same rows.
             random: decides all that is left to chance; a CPU generator.
         """
-        # One draw from each of equal slices: every batch sees the whole schedule.
-        slices = (torch.arange(len(clean)) + torch.rand(len(clean), generator=random)) / len(clean)
-        start, end = self._timesteps(slices)
+        start, end = self._timesteps(_slices(len(clean), random))
         noise = torch.randn(clean.shape, generator=random)
         start, end, noise = (tensor.to(clean.device) for tensor in (start, end, noise))
         noisy = noised(clean, noise, self._schedule.level(start))
@@ -68,11 +124,6 @@ class Lesson(ABC):
     @abstractmethod
     def answer(self, question: Question) -> Tensor:
         """Returns the clean latents that the student should give, without a gradient."""
-
-    def loss(self, answered: Tensor, wanted: Tensor, question: Question) -> Tensor:
-        """Returns the mean squared error of clean latents, weighted by the truncated SNR."""
-        weight = truncated_snr(self._schedule.level(question.start))
-        return (weight * (answered - wanted).square()).mean()
 
     @abstractmethod
     def _timesteps(self, slices: Tensor) -> tuple[Tensor, Tensor]:
@@ -88,11 +139,18 @@ class Lesson(ABC):
         return torch.where(moving, ddim_step(latents, clean, at, to), latents)
 
 
-class ProgressiveLesson(Lesson):
+class ProgressiveLesson(NoisedLesson):
     """One step of the student for a few of its teacher's: Salimans & Ho (2022)."""
 
-    def __init__(self, stage: Stage, schedule: NoiseSchedule, teacher: Denoiser) -> None:
-        super().__init__(stage, schedule, teacher)
+    def __init__(
+        self,
+        stage: Stage,
+        schedule: NoiseSchedule,
+        teacher: Denoiser,
+        studies: Studies,
+        embed: Embed,
+    ) -> None:
+        super().__init__(stage, schedule, teacher, studies, embed)
         self._served = schedule.served_timesteps(stage.student_step_count)
 
     @torch.no_grad()
@@ -126,7 +184,7 @@ class ProgressiveLesson(Lesson):
         return start, end
 
 
-class ConsistencyLesson(Lesson):
+class ConsistencyLesson(NoisedLesson):
     """The same clean latents from everywhere on a path: Luo et al., latent consistency (2023).
 
     The student's answer at a timestep is to be its own answer one teacher's step later; at the end
@@ -137,13 +195,21 @@ class ConsistencyLesson(Lesson):
         stage: whose; the teacher's step count is the path's.
         schedule: noise levels and timesteps.
         teacher: guided.
+        studies: latents and prompts to ask about.
+        embed: gives the conditions of prompts.
         student: gives the answers of the next timestep.
     """
 
     def __init__(
-        self, stage: Stage, schedule: NoiseSchedule, teacher: Denoiser, student: Denoiser
+        self,
+        stage: Stage,
+        schedule: NoiseSchedule,
+        teacher: Denoiser,
+        studies: Studies,
+        embed: Embed,
+        student: Denoiser,
     ) -> None:
-        super().__init__(stage, schedule, teacher)
+        super().__init__(stage, schedule, teacher, studies, embed)
         self._student = student
         self._path = schedule.served_timesteps(stage.teacher_step_count)
 
@@ -160,3 +226,55 @@ class ConsistencyLesson(Lesson):
     def _timesteps(self, slices: Tensor) -> tuple[Tensor, Tensor]:
         index = (slices * self._stage.teacher_step_count).long()
         return self._path[:-1][index], self._path[1:][index]
+
+
+class PathLesson(Lesson):
+    """One step of the student for a piece of a path that its teacher solved before.
+
+    Args:
+        stage: whose.
+        schedule: noise levels and timesteps.
+        pieces: of paths.
+        prompt: number of a prompt -> the prompt.
+        embed: gives the conditions of prompts.
+    """
+
+    def __init__(
+        self,
+        stage: Stage,
+        schedule: NoiseSchedule,
+        pieces: Pieces,
+        prompt: Callable[[int], str],
+        embed: Embed,
+    ) -> None:
+        super().__init__(schedule)
+        self._pieces, self._prompt, self._embed = pieces, prompt, embed
+        self._served = schedule.served_timesteps(stage.student_step_count)
+        # Later steps have more pieces, and none is to be practised more than another.
+        self._of_step = [
+            (pieces.step == step).nonzero().flatten() for step in range(stage.student_step_count)
+        ]
+
+    def ask(self, count: int, random: torch.Generator) -> tuple[Question, Tensor]:
+        """Returns where pieces begin, every step as often, and what leads to where they end."""
+        steps = (_slices(count, random) * len(self._of_step)).long()
+        chance = torch.rand(count, generator=random)
+        chosen = torch.stack(
+            [
+                self._of_step[step][int(share * len(self._of_step[step]))]
+                for step, share in zip(steps.tolist(), chance.tolist(), strict=True)
+            ]
+        )
+        conditions = self._embed([self._prompt(row) for row in self._pieces.row[chosen].tolist()])
+        device = conditions.prompts.device
+        noisy = self._pieces.noisy[chosen].float().to(device)
+        reached = self._pieces.reached[chosen].float().to(device)
+        start, end = self._served[steps].to(device), self._served[steps + 1].to(device)
+        at, to = self._schedule.level(start), self._schedule.level(end)
+        wanted = clean_that_reaches(reached, noisy, at, to)
+        return Question(noisy, start, end, conditions), wanted
+
+
+def _slices(count: int, random: torch.Generator) -> Tensor:
+    """Returns draws from 0..1, one from each of equal slices: a batch sees the whole schedule."""
+    return (torch.arange(count) + torch.rand(count, generator=random)) / count

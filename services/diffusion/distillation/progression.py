@@ -10,7 +10,7 @@ from typing import Literal
 
 PRESETS: dict[str, tuple[int, ...]] = {"talk": (70, 35, 15, 3)}
 
-Method = Literal["progressive", "consistency"]
+Method = Literal["progressive", "paths", "consistency"]
 WeightForm = Literal["full", "low_rank"]
 
 
@@ -23,7 +23,8 @@ class Stage:
         student_step_count: steps that the student learns to need.
         guided: whether the teacher is the original model with guidance, two passes a step; later
             teachers are students themselves and take one.
-        method: what the student is asked: where a few of its teacher's steps lead, or where all do.
+        method: what the student is asked: where a few of its teacher's steps lead, on the way or on
+            paths solved before, or where all do.
         weights: whether the student may change whole matrices or only by a low rank.
         last: whether its student is what will be served: it practises on just the timesteps that
             serving visits, where earlier ones practise everywhere.
@@ -46,8 +47,8 @@ class Stage:
         """What files and logs call it, e.g. `18-to-9`, `35-guided`, `3-low-rank`."""
         if self.weights == "low_rank":
             return f"{self.student_step_count}-low-rank"
-        if self.method == "consistency":
-            return f"{self.teacher_step_count}-consistency-{self.student_step_count}"
+        if self.method != "progressive":
+            return f"{self.teacher_step_count}-{self.method}-{self.student_step_count}"
         if self.teacher_step_count == self.student_step_count:
             return f"{self.student_step_count}-guided"
         return f"{self.teacher_step_count}-to-{self.student_step_count}"
@@ -86,10 +87,10 @@ def stages(
         counts: step counts from the teacher's to the student's.
         low_rank: whether the last student is then factored and taught once more as a low-rank
             delta of the original model.
-        method: of all stages; `consistency` goes from the first count to the last in one.
+        method: of all stages; `paths` and `consistency` go from the first count to the last in one.
     """
     first, final = counts[0], counts[-1]
-    if method == "consistency":
+    if method != "progressive":
         found = [Stage(first, final, guided=True, method=method, last=True)]
     else:
         found = [Stage(first, first, guided=True, last=len(counts) == 1)]

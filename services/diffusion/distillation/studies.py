@@ -138,6 +138,11 @@ def from_pictures(
     return Studies(load_file(file)["latents"], [text for _, text in lines])
 
 
+def captions(pictures: Path) -> tuple[str, ...]:
+    """Returns what pictures show, from their `metadata.jsonl`; raises as `from_pictures` does."""
+    return tuple(text for _, text in _metadata(pictures))
+
+
 def _fast_sampler(pipeline: StableDiffusionPipeline) -> DPMSolverMultistepScheduler:
     return DPMSolverMultistepScheduler.from_config(
         pipeline.scheduler.config, algorithm_type="dpmsolver++", solver_order=2

@@ -17,17 +17,14 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 from diffusers.training_utils import EMAModel
-from torch import Tensor, nn
+from torch import nn
 
 from .lessons import Lesson
-from .networks import Conditions, Denoiser, UnguidedDenoiser
-from .studies import Studies
+from .networks import Denoiser, UnguidedDenoiser
 from .trajectory import NoiseSchedule
 
 _LOG_EVERY = 10
 _WARMUP_UPDATES = 50
-# So that a request without a prompt still gets what the teacher gives it.
-_PROMPT_DROPPED = 0.05
 _LONGEST_AVERAGE = 0.999
 _MOST_GRADIENT = 1.0
 # Far more than one stage has updates: stages never share a batch.
@@ -81,8 +78,6 @@ class StageTrainer:
         unet: the student, changed in place; only parameters that require a gradient learn.
         new_lesson: returns what asks and answers, given the student.
         schedule: tells what the student's outputs mean.
-        studies: latents and prompts to ask about.
-        embed: prompts -> embeddings, [prompt, token, width], f32, on the device.
         settings: how long, how fast.
         number: of the stage, which decides its random numbers.
     """
@@ -93,13 +88,10 @@ class StageTrainer:
         unet: nn.Module,
         new_lesson: Callable[[Denoiser], Lesson],
         schedule: NoiseSchedule,
-        studies: Studies,
-        embed: Callable[[list[str]], Tensor],
         settings: TrainingSettings,
         number: int,
     ) -> None:
-        self._accelerator, self._studies = accelerator, studies
-        self._embed, self._settings, self._number = embed, settings, number
+        self._accelerator, self._settings, self._number = accelerator, settings, number
         self._learning = [p for p in unet.parameters() if p.requires_grad]
         optimizer = torch.optim.AdamW(self._learning, settings.learning_rate, weight_decay=0.0)
         self._wrapped, self._optimizer = accelerator.prepare(unet, optimizer)
@@ -107,7 +99,6 @@ class StageTrainer:
         self._lesson = new_lesson(UnguidedDenoiser(unet, schedule))
         self._average = EMAModel(self._learning, _LONGEST_AVERAGE, use_ema_warmup=True, power=0.75)
         self._average.to(accelerator.device)
-        self._empty = embed([""])
         self._update, self._elapsed_s = 0, 0.0
 
     def resume(self, checkpoint: Path) -> None:
@@ -163,11 +154,10 @@ class StageTrainer:
         for group in self._optimizer.param_groups:
             group["lr"] = rate
         random = torch.Generator().manual_seed(self._seed())
-        clean, conditions = self._batch(random)
-        question = self._lesson.question(clean, conditions, random)
+        count = max(1, self._settings.batch_size // self._accelerator.num_processes)
         with self._accelerator.autocast():
-            wanted = self._lesson.answer(question)
-        answered = self._student(question.noisy, question.start, conditions)
+            question, wanted = self._lesson.ask(count, random)
+        answered = self._student(question.noisy, question.start, question.conditions)
         loss = self._lesson.loss(answered, wanted, question)
         self._accelerator.backward(loss)
         if self._accelerator.sync_gradients:
@@ -182,17 +172,6 @@ class StageTrainer:
                 "--mixed-precision no"
             )
         return value
-
-    def _batch(self, random: torch.Generator) -> tuple[Tensor, Conditions]:
-        count = max(1, self._settings.batch_size // self._accelerator.num_processes)
-        rows = torch.randint(len(self._studies), (count,), generator=random)
-        dropped = torch.rand(count, generator=random) < _PROMPT_DROPPED
-        prompts = [
-            "" if drop else self._studies.prompts[row]
-            for row, drop in zip(rows.tolist(), dropped.tolist(), strict=True)
-        ]
-        clean = self._studies.latents[rows].float().to(self._accelerator.device)
-        return clean, Conditions(self._embed(prompts), self._empty)
 
     def _seed(self) -> int:
         part = self._update * self._accelerator.num_processes + self._accelerator.process_index
