@@ -27,3 +27,8 @@ def launch(kernel: Any, grid: tuple[int, ...], *arguments: Tensor | int, **const
 def block_count(size: int, block: int) -> int:
     """Returns how many blocks cover a size."""
     return -(-size // block)
+
+
+def next_power_of_two(size: int) -> int:
+    """Returns the least power of two that is not below a size: Triton's blocks are such."""
+    return 1 << max(size - 1, 0).bit_length()
