@@ -32,3 +32,8 @@ def block_count(size: int, block: int) -> int:
 def next_power_of_two(size: int) -> int:
     """Returns the least power of two that is not below a size: Triton's blocks are such."""
     return 1 << max(size - 1, 0).bit_length()
+
+
+def row_warps(block: int) -> int:
+    """Returns the warps of a program that keeps a row in registers: 16 values a thread, 1 to 16."""
+    return min(max(block // 512, 1), 16)
