@@ -24,3 +24,15 @@ def assert_one_rounding(actual, expected):
 def random(*shape, dtype=torch.float32, seed=0, scale=1.0):
     drawn = torch.randn(shape, generator=torch.Generator().manual_seed(seed))
     return (drawn * scale).to(dtype)
+
+
+# After a matrix product whose factor was itself rounded: that factor may differ by one unit, and in
+# a sum of unit-variance terms the other factor carries it to the result.
+TWO_PRODUCTS = {
+    torch.float32: {"rtol": FP32_NOISE, "atol": 2e-5},
+    torch.float16: {"rtol": 2**-10, "atol": 2**-9},
+    torch.bfloat16: {"rtol": 2**-7, "atol": 2**-6},
+}
+BF16_DOT = (
+    "the interpreter's tl.dot multiplies the bits of bf16 as integers; it is compiled instead"
+)
