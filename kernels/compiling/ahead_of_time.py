@@ -9,7 +9,7 @@ the oldest that knows the target.
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 # Since CUDA 12.0 drivers take PTX 8.0; Blackwell exists in PTX since 8.7. LLVM ends the process,
@@ -52,16 +52,14 @@ class CompiledKernel:
     Attributes:
         name: its entry point.
         ptx: text with the declared arguments only.
-        cubin: the machine code that Triton's own assembler made, with the scratch pointers.
         thread_count: threads of a program.
         shared_bytes: dynamic shared memory of a program.
     """
 
     name: str
     ptx: str
-    cubin: bytes = field(repr=False)
-    thread_count: int = 0
-    shared_bytes: int = 0
+    thread_count: int
+    shared_bytes: int
 
 
 def compile_kernel(variant: KernelVariant, architecture: int) -> CompiledKernel:
@@ -92,9 +90,7 @@ def compile_kernel(variant: KernelVariant, architecture: int) -> CompiledKernel:
     if facts.global_scratch_size or facts.profile_scratch_size:
         raise ValueError(f"{facts.name} needs scratch memory")
     ptx = without_scratch(compiled.asm["ptx"], facts.name, len(variant.types))
-    return CompiledKernel(
-        facts.name, ptx, compiled.asm["cubin"], facts.num_warps * 32, facts.shared
-    )
+    return CompiledKernel(facts.name, ptx, facts.num_warps * 32, facts.shared)
 
 
 def without_scratch(ptx: str, name: str, argument_count: int) -> str:

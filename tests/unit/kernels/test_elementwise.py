@@ -95,6 +95,11 @@ def test_a_cast_to_its_own_type_is_a_copy(interpreted):
     assert torch.equal(x, y)
 
 
+def test_memory_that_nothing_has_written_is_nan_here(interpreted):
+    assert torch.empty(3).isnan().all()
+    assert torch.empty_like(torch.ones(2, 2, dtype=torch.float16)).isnan().all()
+
+
 @pytest.mark.parametrize("operation", [silu, gelu, lambda x: cast(x, torch.float16)])
 def test_integers_are_refused(operation):
     with pytest.raises(ValueError, match="int64"):
