@@ -5,7 +5,7 @@ INSTALL := $(BIN)/pip install --quiet --disable-pip-version-check
 MODEL := deploy/models/pocket
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint proto settings bench clean
+.PHONY: help demo test test-gpu lint proto settings bench bench-gpu clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 20
@@ -39,6 +39,12 @@ settings: .venv/.test ## write deploy/settings.md from the settings classes
 bench: .venv/.test ## measure the mesh against its bare engines, and the tiers against each other
 	$(BIN)/python -m tests.benchmarks.mesh_against_engines $(MODEL)
 	$(BIN)/python -m tests.benchmarks.tiers $(MODEL)
+
+test-gpu: .venv/.test ## run what only an NVIDIA GPU can show
+	$(BIN)/pytest tests/gpu -m gpu
+
+bench-gpu: test-gpu ## measure the kernels against torch and against the GPU's bandwidth
+	$(BIN)/python -m tests.benchmarks.kernels_against_torch
 
 clean: ## remove .venv and what was made
 	rm -rf .venv out build dist *.egg-info .pytest_cache .ruff_cache .hypothesis

@@ -24,7 +24,9 @@ LEVELS = ("debug", "info", "warning", "error", "exception", "critical")
 
 def sources() -> list[Path]:
     files = (
-        file for folder in ("services", "orchestrator") for file in (ROOT / folder).rglob("*.py")
+        file
+        for folder in ("services", "kernels", "orchestrator")
+        for file in (ROOT / folder).rglob("*.py")
     )
     return sorted(file for file in files if file != ROOT / "services" / "runtime" / "telemetry.py")
 

@@ -17,6 +17,7 @@ PACKAGES = PROJECT["tool"]["setuptools"]["packages"]
 # Where each folder lies in the wheel.
 PLACES = {
     "services": "sangsang/services",
+    "kernels": "sangsang/kernels",
     "orchestrator": "sangsang/orchestrator",
     "protos/gen/sangsang": "sangsang",
 }

@@ -10,7 +10,9 @@ from typing import Any, Literal, get_args, get_origin
 
 from pydantic import AliasChoices
 from pydantic.fields import FieldInfo
+from pydantic_settings import BaseSettings
 
+from sangsang.kernels.dispatch import KernelSettings
 from sangsang.orchestrator.settings import OrchestratorSettings
 from sangsang.services.diffusion.settings import DiffusionSettings
 from sangsang.services.postprocessing.settings import PostprocessingSettings
@@ -25,7 +27,7 @@ Every process reads its settings from environment variables once, when it starts
 its range ends the process with a message that names it. Written by `make settings` from the
 settings classes; do not edit.
 """
-SECTIONS: dict[str, type[ProcessSettings]] = {
+SECTIONS: dict[str, type[BaseSettings]] = {
     "Every process": ProcessSettings,
     "Every stage": ServiceSettings,
     "Orchestrator": OrchestratorSettings,
@@ -33,7 +35,9 @@ SECTIONS: dict[str, type[ProcessSettings]] = {
     "Preprocessing": PreprocessingSettings,
     "Diffusion": DiffusionSettings,
     "Postprocessing": PostprocessingSettings,
+    "Kernels, where torch runs": KernelSettings,
 }
+SHARED = (ProcessSettings, ServiceSettings)
 # Annotation of a range in pydantic's metadata, and how it reads.
 BOUNDS = {"ge": "at least", "gt": "above", "le": "at most", "lt": "below"}
 
@@ -52,18 +56,20 @@ def variables(name: str, field: FieldInfo) -> list[str]:
     return [f"SANGSANG_{name.upper()}"]
 
 
-def _table(kind: type[ProcessSettings]) -> str:
+def _table(kind: type[BaseSettings]) -> str:
     head = "| variable | default | values | meaning |\n|---|---|---|---|\n"
     return head + "".join(_row(name, field) for name, field in _own_fields(kind))
 
 
-def _own_fields(kind: type[ProcessSettings]) -> Iterator[tuple[str, FieldInfo]]:
+def _own_fields(kind: type[BaseSettings]) -> Iterator[tuple[str, FieldInfo]]:
     """The fields that a class adds or changes; of a base those that not every process changes."""
-    processes = [one for one in SECTIONS.values() if one not in (ProcessSettings, ServiceSettings)]
+    processes = [
+        one for one in SECTIONS.values() if issubclass(one, ProcessSettings) and one not in SHARED
+    ]
     for name, field in kind.model_fields.items():
         own = name in kind.__annotations__
         replaced = all(name in one.__annotations__ for one in processes)
-        if own and (kind in processes or not replaced):
+        if own and (kind not in SHARED or not replaced):
             yield name, field
 
 
