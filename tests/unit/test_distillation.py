@@ -162,19 +162,19 @@ def test_a_killed_run_goes_on_to_the_same_student(
     )
     started.append(process)
     log = model.parent / "killed" / "log.csv"
-    _wait_until(lambda: log.exists() and "4-to-2,60," in log.read_text())
+    _wait_until(lambda: log.exists() and "2-low-rank,30," in log.read_text())
     process.send_signal(signal.SIGKILL)
     process.wait(timeout=_SHORT_S)
-    assert (model.parent / "killed" / "4-to-2" / "checkpoint.pt").exists()
+    assert (model.parent / "killed" / "2-low-rank" / "checkpoint.pt").exists()
     again = _run(model, "killed", *options)
     assert again.returncode == 0, again.stderr
-    assert "4-guided: done before" in again.stderr
+    assert "4-paths-2: done before" in again.stderr
     found = load_file(model / "adapters" / "student" / "pytorch_lora_weights.safetensors")
     assert found.keys() == wanted.keys()
     for name, tensor in found.items():
         torch.testing.assert_close(tensor, wanted[name], rtol=0.02, atol=2e-3)
-    lines = [line for line in _log(model.parent / "killed") if line["stage"] == "4-to-2"]
-    assert [int(line["update"]) for line in lines] == list(range(10, 121, 10))
+    lines = [line for line in _log(model.parent / "killed") if line["stage"] == "2-low-rank"]
+    assert [int(line["update"]) for line in lines] == list(range(10, 61, 10))
 
 
 def _wait_until(happened: Callable[[], bool]) -> None:
@@ -190,7 +190,7 @@ def test_processes_share_the_work(model: Path) -> None:
     assert done.returncode == 0, done.stderr
     assert (model / "student_unet").is_dir()
     assert not (model / "adapters").exists()
-    assert len(list((model.parent / "work" / "latents").iterdir())) == 2
+    assert len(list((model.parent / "work" / "paths").iterdir())) == 2
 
 
 def test_pictures_are_learnt_from_where_there_are_some(model: Path) -> None:
