@@ -193,17 +193,28 @@ def test_processes_share_the_work(model: Path) -> None:
     assert len(list((model.parent / "work" / "paths").iterdir())) == 2
 
 
-def test_pictures_are_learnt_from_where_there_are_some(model: Path) -> None:
-    pictures = model.parent / "pictures"
-    pictures.mkdir()
+def _write_pictures(folder: Path) -> Path:
+    folder.mkdir()
     lines: list[str] = []
     for index in range(3):
-        Image.new("RGB", (40, 30), (80 * index, 0, 0)).save(pictures / f"{index}.png")
+        Image.new("RGB", (40, 30), (80 * index, 0, 0)).save(folder / f"{index}.png")
         lines.append(json.dumps({"file_name": f"{index}.png", "text": f"red {index}"}))
-    (pictures / "metadata.jsonl").write_text("\n".join(lines))
+    (folder / "metadata.jsonl").write_text("\n".join(lines))
+    return folder
+
+
+def test_pictures_are_learnt_from_where_there_are_some(model: Path) -> None:
+    pictures = _write_pictures(model.parent / "pictures")
     _distill(_plan(model, pictures=pictures, prompts=(), update_count=2))
     latents = load_file(model.parent / "work" / "latents.safetensors")["latents"]
     assert latents.shape[:2] == (3, 4)
+
+
+def test_paths_are_solved_for_what_pictures_show(model: Path) -> None:
+    pictures = _write_pictures(model.parent / "pictures")
+    changes = {"pictures": pictures, "prompts": (), "method": "paths", "update_count": 1}
+    assert _distill(_plan(model, **changes)).adapter is not None
+    assert (model.parent / "work" / "paths" / "00001.safetensors").is_file()
 
 
 def test_paths_are_one_stage_and_its_low_rank(model: Path) -> None:

@@ -87,7 +87,10 @@ def distill(
     ] = None,
     pictures: Annotated[
         Path | None,
-        typer.Option(help="Or an image folder with metadata.jsonl: learn on real pictures."),
+        typer.Option(
+            help="Or an image folder with metadata.jsonl: learn on real pictures; with paths, on "
+            "what they show."
+        ),
     ] = None,
     latents: Annotated[
         int,

@@ -165,9 +165,10 @@ class Distillation:
         return self._publish(todo)
 
     def _material(self) -> Studies | Pieces:
-        with self._display.counting("latents") as report:
-            if self._plan.method == "paths":
+        if self._plan.method == "paths":
+            with self._display.counting("paths") as report:
                 return self._solved(report)
+        with self._display.counting("latents") as report:
             if self._plan.pictures is not None:
                 return self._encoded(self._plan.pictures, report)
             return self._drawn(report)
