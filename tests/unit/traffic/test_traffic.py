@@ -195,14 +195,14 @@ def test_a_size_that_is_none_of_the_models(make):
 def test_time_is_bytes_over_bandwidth():
     assert milliseconds(900e6, GPUS["V100"]) == pytest.approx(1.0)
     assert milliseconds(3.35e9, GPUS["H100"]) == pytest.approx(1.0)
-    traffic = Traffic((Row("GEGLU", 1, 2_039_000_000, 1_019_500_000, 203_900_000),), 0)
+    traffic = Traffic((Row("GEGLU", 1, 2_039_000_000, 1_020_000_000, 203_900_000),), 0)
     console = Console(width=100, record=True, file=StringIO())
     console.print(time_table(traffic, {"A100": GPUS["A100"]}))
     cells = console.export_text().split("A100")[1].replace("│", " ").split()
     assert cells[:5] == ["2039", "1", "0.5", "0.1", "0.5"]
     console.print(traffic_table(traffic, "t"))
     cells = console.export_text().split("GEGLU")[1].replace("│", " ").split()
-    assert cells[:5] == ["1", "2,039.0", "1,019.5", "203.9", "2.00"]
+    assert cells[:5] == ["1", "2,039", "1,020", "203.9", "2.00"]
 
 
 def test_the_bars_are_as_long_as_the_figures(tmp_path):

@@ -59,8 +59,7 @@ def notes(*, views: bool) -> Sequence[str]:
 
 def _cells(row: Row) -> tuple[str, ...]:
     moved = (row.unfused_bytes, row.fused_bytes, row.least_bytes)
-    megabytes = (
-        f"{value / _MB:,.1f}" if value < 1e10 else f"{value / _MB:,.0f}" for value in moved
-    )
+    megabytes = (value / _MB for value in moved)
+    said = (f"{value:,.0f}" if value >= 1000 else f"{value:.1f}" for value in megabytes)
     ratio = row.unfused_bytes / row.fused_bytes
-    return (row.kind, str(row.count), *megabytes, "" if ratio == 1 else f"{ratio:.2f}")
+    return (row.kind, str(row.count), *said, "" if ratio == 1 else f"{ratio:.2f}")
