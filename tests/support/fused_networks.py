@@ -13,6 +13,8 @@ import torch
 from random_models import _perturb
 
 from sangsang.services.runtime.building.export import export_at
+from sangsang.services.runtime.building.traffic.networks import SdxlUnet
+from sangsang.services.runtime.engines.torch_modules import Unet
 
 PLAIN = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
 OPTIMISED = ort.GraphOptimizationLevel.ORT_ENABLE_ALL
@@ -88,34 +90,23 @@ def text_counts(config):
     return counts | ({"ExactGelu": layers} if config["hidden_act"] == "gelu" else {})
 
 
-class Unet(torch.nn.Module):
-    """diffusers' UNet with plain arguments; two more for SDXL."""
-
-    def __init__(self, model):
-        super().__init__()
-        self.model = model
-
-    def forward(self, sample, timestep, states, text=None, sizes=None):
-        added = None if text is None else {"text_embeds": text, "time_ids": sizes}
-        added = {} if added is None else {"added_cond_kwargs": added}
-        return self.model(sample, timestep, states, return_dict=False, **added)[0]
-
-
 def random_unet(config):
     """A plain graph, and what to feed it: the inputs and the weights."""
     from diffusers import UNet2DConditionModel
 
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        network = Unet(UNet2DConditionModel(**config)).eval()
+        with_sizes = config.get("addition_embed_type") == "text_time"
+        wrapper = SdxlUnet if with_sizes else Unet
+        network = wrapper(UNet2DConditionModel(**config)).eval()
         _perturb(network)
         inputs = {
             "sample": torch.randn(2, 4, 8, 16),
             "timestep": torch.tensor([3.0, 700.0]),
             "encoder_hidden_states": torch.randn(2, 5, 8),
         }
-        if config.get("addition_embed_type") == "text_time":
-            inputs |= {"text_embeds": torch.randn(2, 8), "time_ids": torch.rand(2, 6) * 1024}
+        if with_sizes:
+            inputs |= {"pooled": torch.randn(2, 8), "sizes": torch.rand(2, 6) * 1024}
     model, names = export_at(network, inputs, "out_sample")
     state = network.state_dict()
     feeds = {**inputs, **{name: state[name] for name in names}}

@@ -81,8 +81,8 @@ MATCHES = {
     "geglu": (graph(GEGLU), {"Geglu": 1}),
     "geglu, sizes given, product turned round": (
         graph(
-            "a, g = Split <axis = -1> (x, halves)"
-            ' e = Gelu <approximate = "none"> (g) y = Mul(e, a)',
+            'a, g = Split <axis = -1> (x, halves) e = Gelu <approximate = "none"> (g)'
+            " y = Mul(e, a)",
             constants="int64[2] halves = {4, 4}",
         ),
         {"Geglu": 1},
