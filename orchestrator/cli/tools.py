@@ -1,8 +1,8 @@
-"""Commands that live with a stage: `sangsang evaluate` and `sangsang distill`.
+"""Commands that live elsewhere: `sangsang evaluate`, `sangsang distill` and `sangsang traffic`.
 
-The orchestrator imports no stage, so it starts the stage's own command line as a child process. The
-child has the terminal: it parses the arguments, answers `--help`, draws its bars, and its exit code
-is ours.
+The orchestrator imports no stage and no torch, so it starts the command's own line as a child
+process. The child has the terminal: it parses the arguments, answers `--help`, draws its bars, and
+its exit code is ours.
 """
 
 import importlib.util
@@ -108,5 +108,12 @@ TOOLS = (
         "services.diffusion.distillation",
         "train",
         _PACKAGES,
+    ),
+    Tool(
+        "traffic",
+        "Counts the bytes that a network moves on a GPU, unfused, fused and at least.",
+        "services.runtime.building.traffic",
+        "train",
+        ("torch", "diffusers", "transformers", "onnxscript", "matplotlib"),
     ),
 )

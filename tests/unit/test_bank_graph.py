@@ -13,9 +13,10 @@ from random_models import make_random_model
 from sangsang.services.runtime.building.checking import check_export
 from sangsang.services.runtime.building.export import example_inputs, export_module
 from sangsang.services.runtime.building.failures import ExportFailed
+from sangsang.services.runtime.engines.adapter_bank import open_bank
 from sangsang.services.runtime.engines.cache import EngineCache
 from sangsang.services.runtime.engines.loading import load_engine
-from sangsang.services.runtime.engines.onnx_runtime import build_key
+from sangsang.services.runtime.engines.onnx_runtime import OnnxRuntimeEngine, build_key
 from sangsang.services.runtime.engines.torch_modules import load_module
 from sangsang.services.runtime.engines.weightless import GRAPH_NAME, write_weight_list
 from sangsang.services.runtime.errors import ModelNotReady
@@ -96,6 +97,21 @@ def test_a_row_has_the_same_bits_in_any_batch_and_slot(folder, cache_dir, sides,
             part = slice(first, first + batch)
             alone = engine.infer({key: array[part] for key, array in inputs.items()})["out_sample"]
             np.testing.assert_array_equal(alone, together[part])
+
+
+def test_a_batch_without_adapters_does_not_compute_their_products(folder, cache_dir):
+    bank = open_bank(folder)
+    for array in bank.arrays.values():
+        if array.dtype == np.float32:
+            array.fill(np.nan)
+    build = EngineCache(cache_dir).find(build_key(folder, "unet"))
+    engine = OnnxRuntimeEngine(folder, "unet", build, bank=bank)
+    inputs = inputs_of(folder, 2)
+    inputs["adapter_scale"][:] = 0
+    # Zero times NaN is NaN: what was computed would show.
+    assert np.isfinite(engine.infer(inputs)["out_sample"]).all()
+    inputs["adapter_scale"][1, 0] = -0.5
+    assert np.isnan(engine.infer(inputs)["out_sample"]).all()
 
 
 def test_own_rows_do_not_depend_on_what_is_in_the_bank(folder, cache_dir, tmp_path):

@@ -83,3 +83,4 @@ def test_the_list_of_commands_has_the_tools():
     said = CliRunner().invoke(app, ["--help"]).output
     assert "evaluate" in said
     assert "distill" in said
+    assert "traffic" in said

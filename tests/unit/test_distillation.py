@@ -162,19 +162,19 @@ def test_a_killed_run_goes_on_to_the_same_student(
     )
     started.append(process)
     log = model.parent / "killed" / "log.csv"
-    _wait_until(lambda: log.exists() and "4-to-2,60," in log.read_text())
+    _wait_until(lambda: log.exists() and "2-low-rank,30," in log.read_text())
     process.send_signal(signal.SIGKILL)
     process.wait(timeout=_SHORT_S)
-    assert (model.parent / "killed" / "4-to-2" / "checkpoint.pt").exists()
+    assert (model.parent / "killed" / "2-low-rank" / "checkpoint.pt").exists()
     again = _run(model, "killed", *options)
     assert again.returncode == 0, again.stderr
-    assert "4-guided: done before" in again.stderr
+    assert "4-paths-2: done before" in again.stderr
     found = load_file(model / "adapters" / "student" / "pytorch_lora_weights.safetensors")
     assert found.keys() == wanted.keys()
     for name, tensor in found.items():
         torch.testing.assert_close(tensor, wanted[name], rtol=0.02, atol=2e-3)
-    lines = [line for line in _log(model.parent / "killed") if line["stage"] == "4-to-2"]
-    assert [int(line["update"]) for line in lines] == list(range(10, 121, 10))
+    lines = [line for line in _log(model.parent / "killed") if line["stage"] == "2-low-rank"]
+    assert [int(line["update"]) for line in lines] == list(range(10, 61, 10))
 
 
 def _wait_until(happened: Callable[[], bool]) -> None:
@@ -190,20 +190,31 @@ def test_processes_share_the_work(model: Path) -> None:
     assert done.returncode == 0, done.stderr
     assert (model / "student_unet").is_dir()
     assert not (model / "adapters").exists()
-    assert len(list((model.parent / "work" / "latents").iterdir())) == 2
+    assert len(list((model.parent / "work" / "paths").iterdir())) == 2
+
+
+def _write_pictures(folder: Path) -> Path:
+    folder.mkdir()
+    lines: list[str] = []
+    for index in range(3):
+        Image.new("RGB", (40, 30), (80 * index, 0, 0)).save(folder / f"{index}.png")
+        lines.append(json.dumps({"file_name": f"{index}.png", "text": f"red {index}"}))
+    (folder / "metadata.jsonl").write_text("\n".join(lines))
+    return folder
 
 
 def test_pictures_are_learnt_from_where_there_are_some(model: Path) -> None:
-    pictures = model.parent / "pictures"
-    pictures.mkdir()
-    lines: list[str] = []
-    for index in range(3):
-        Image.new("RGB", (40, 30), (80 * index, 0, 0)).save(pictures / f"{index}.png")
-        lines.append(json.dumps({"file_name": f"{index}.png", "text": f"red {index}"}))
-    (pictures / "metadata.jsonl").write_text("\n".join(lines))
+    pictures = _write_pictures(model.parent / "pictures")
     _distill(_plan(model, pictures=pictures, prompts=(), update_count=2))
     latents = load_file(model.parent / "work" / "latents.safetensors")["latents"]
     assert latents.shape[:2] == (3, 4)
+
+
+def test_paths_are_solved_for_what_pictures_show(model: Path) -> None:
+    pictures = _write_pictures(model.parent / "pictures")
+    changes = {"pictures": pictures, "prompts": (), "method": "paths", "update_count": 1}
+    assert _distill(_plan(model, **changes)).adapter is not None
+    assert (model.parent / "work" / "paths" / "00001.safetensors").is_file()
 
 
 def test_paths_are_one_stage_and_its_low_rank(model: Path) -> None:

@@ -31,6 +31,9 @@ class Tier(StrEnum):
     PRO = "pro"
 
 
+# About twenty steps of DPM-Solver++ for three of the student: what Stable Diffusion is drawn with.
+_SOLVED_STEPS_PER_STEP = 6
+
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
 
@@ -43,18 +46,26 @@ def distill(
     to_steps: Annotated[int, typer.Option(min=1, help="Steps that the student needs.")] = 3,
     from_steps: Annotated[
         int | None,
-        typer.Option(min=2, help="Steps of the teacher.", show_default="the pro tier's"),
+        typer.Option(
+            min=2,
+            help="Steps of the teacher.",
+            show_default="the pro tier's; with paths, 6 for each step of the student",
+        ),
     ] = None,
     schedule: Annotated[
         str,
         typer.Option(
-            help="Step counts on the way, e.g. 35,18,9,5,3; `halving` derives them; `talk` is "
-            "70,35,15,3."
+            help="Progressive: step counts on the way, e.g. 35,18,9,5,3; `halving` derives them; "
+            "`talk` is 70,35,15,3."
         ),
     ] = "halving",
     method: Annotated[
-        Method, typer.Option(help="Progressive halving, or latent consistency in one stage.")
-    ] = Method.PROGRESSIVE,
+        Method,
+        typer.Option(
+            help="Learn from the teacher's whole paths, solved once; by progressive halving; or by "
+            "latent consistency."
+        ),
+    ] = Method.PATHS,
     guidance_scale: Annotated[
         float | None,
         typer.Option(
@@ -76,9 +87,15 @@ def distill(
     ] = None,
     pictures: Annotated[
         Path | None,
-        typer.Option(help="Or an image folder with metadata.jsonl: learn on real pictures."),
+        typer.Option(
+            help="Or an image folder with metadata.jsonl: learn on real pictures; with paths, on "
+            "what they show."
+        ),
     ] = None,
-    latents: Annotated[int, typer.Option(min=1, help="How many the teacher draws.")] = 4096,
+    latents: Annotated[
+        int,
+        typer.Option(min=1, help="How many the teacher draws; with paths, for how many prompts."),
+    ] = 4096,
     updates: Annotated[
         int,
         typer.Option(
@@ -124,7 +141,10 @@ def distill(
 
     manifest = Manifest.read(ModelFolder.open(model))
     teacher = manifest.tiers.get("pro") or manifest.tiers[manifest.default_tier]
-    counts = _counts(schedule, from_steps or teacher.step_count, to_steps)
+    if from_steps is None:
+        solved = _SOLVED_STEPS_PER_STEP * to_steps
+        from_steps = solved if method is Method.PATHS else teacher.step_count
+    counts = _counts(schedule, from_steps, to_steps)
     plan = DistillationPlan(
         model=model,
         step_counts=counts,

@@ -96,7 +96,8 @@ class Students:
     Attributes:
         unet: folder of the full student in the model folder; None if it is not kept there.
         adapter: folder of the low-rank student; None if none was asked for.
-        held_energy: share of the difference that the rank holds before it is taught again.
+        held_energy: share of the difference that the rank holds before it is taught again; None
+            where that was done before.
     """
 
     unet: Path | None
@@ -156,7 +157,7 @@ class Distillation:
         for number, stage in enumerate(todo):
             if stage.weights == "low_rank":
                 # Taught by the same teacher as the full student whose delta it is.
-                student = self._low_rank_student(before)
+                student = self._low_rank_student(stage, before)
             else:
                 teacher, student = before, copy.deepcopy(before)
             self._run_stage(number, stage, original if stage.guided else teacher, student, material)
@@ -164,9 +165,10 @@ class Distillation:
         return self._publish(todo)
 
     def _material(self) -> Studies | Pieces:
-        with self._display.counting("latents") as report:
-            if self._plan.method == "paths":
+        if self._plan.method == "paths":
+            with self._display.counting("paths") as report:
                 return self._solved(report)
+        with self._display.counting("latents") as report:
             if self._plan.pictures is not None:
                 return self._encoded(self._plan.pictures, report)
             return self._drawn(report)
@@ -215,10 +217,11 @@ class Distillation:
         accelerator = self._accelerator
         return range(accelerator.process_index, file_count, accelerator.num_processes)
 
-    def _low_rank_student(self, full: UNet2DConditionModel) -> UNet2DConditionModel:
+    def _low_rank_student(self, stage: Stage, full: UNet2DConditionModel) -> UNet2DConditionModel:
         student = copy.deepcopy(self._subject.unet)
         add_adapter(student, self._plan.rank)
-        self._held_energy = factor(student, full)
+        if not self._learnt(stage).exists():
+            self._held_energy = factor(student, full)
         return student
 
     def _run_stage(

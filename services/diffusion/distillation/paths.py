@@ -27,7 +27,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from .networks import Conditions, Denoiser
-from .trajectory import NoiseSchedule, noised
+from .trajectory import NoiseSchedule, noised, substeps
 
 _PROMPTS_AT_ONCE = 16
 # A request may come without a prompt.
@@ -155,7 +155,7 @@ class PathSolver:
         self, latents: Tensor, first: int, paths: TeacherPaths, conditions: Conditions
     ) -> list[Tensor]:
         """Returns where the path from the student's step `first` on stands before each step."""
-        solver = self._solver(paths.step_count * paths.steps_per_step)
+        solver = self._solver(paths)
         begin = first * paths.steps_per_step
         solver.set_begin_index(begin)
         points = [latents]
@@ -167,11 +167,14 @@ class PathSolver:
                 points.append(latents)
         return points
 
-    def _solver(self, step_count: int) -> DPMSolverMultistepScheduler:
+    def _solver(self, paths: TeacherPaths) -> DPMSolverMultistepScheduler:
         solver = DPMSolverMultistepScheduler.from_config(
             self._config, algorithm_type="dpmsolver++", solver_order=2, prediction_type="sample"
         )
-        solver.set_timesteps(step_count)
+        # Given, not left to the solver: it rounds by itself, and must meet where the student stops.
+        served = self._schedule.served_timesteps(paths.step_count)
+        between = substeps(served[:-1], served[1:], paths.steps_per_step)[:-1]
+        solver.set_timesteps(timesteps=torch.stack(between, 1).flatten().tolist())
         return solver
 
 

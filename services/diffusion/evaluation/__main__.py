@@ -12,6 +12,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from ...runtime.errors import MeshError
 from ...runtime.models.folder import ModelFolder
+from ...runtime.models.manifest import Manifest
 from ...runtime.tool_main import run_tool
 from .comparison import Plan, compare
 from .configurations import BadConfiguration, parse_configuration, read_configurations
@@ -82,7 +83,7 @@ def evaluate(
     plan = Plan(
         folder=model_folder,
         pictures=pictures or Path("build/pictures") / model.model_id,
-        configurations=(*read_configurations(model_folder), *added),
+        configurations=(*read_configurations(Manifest.read(model)), *added),
         work=work,
         workers=workers,
         question_limit=questions,

@@ -4,18 +4,14 @@ The control has the reference tier's weights and the Free tier's step count. It 
 count alone costs; how far the Free tier lies above it is what distillation is worth.
 """
 
-import json
-from collections.abc import Mapping
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
+from dataclasses import dataclass, replace
 
-from pydantic import ValidationError
-
-from ...runtime.errors import ModelNotReady
-from ...runtime.models.folder import MANIFEST_NAME
-from ...runtime.models.manifest import DEFAULT_GUIDANCE_SCALE, DEFAULT_STEP_COUNT, Tier
-from .weights import BASE
+from ...runtime.models.manifest import (
+    BASE_WEIGHTS,
+    DEFAULT_GUIDANCE_SCALE,
+    Manifest,
+    Tier,
+)
 
 _REFERENCE, _FAST = "pro", "free"
 # Of a configuration on the command line: steps, guidance, scheduler, weights.
@@ -42,24 +38,23 @@ class Configuration:
     step_count: int
     guidance_scale: float
     scheduler: str | None = None
-    weights: str = BASE
+    weights: str = BASE_WEIGHTS
 
     def __str__(self) -> str:
         guidance = f"guidance {self.guidance_scale:g}" if self.guidance_scale > 1 else "unguided"
         return f"{self.step_count} steps, {guidance}"
 
 
-def read_configurations(folder: Path) -> list[Configuration]:
-    """Returns the tiers of a model folder and the control, the reference first.
-
-    Raises:
-        ModelNotReady: the manifest is not what it should be.
-    """
-    manifest = _read_manifest(folder)
-    tiers = [_of_tier(name, tier, manifest) for name, tier in _tiers(manifest, folder).items()]
-    preferred = (_REFERENCE, manifest.get("default_tier"))
+def read_configurations(manifest: Manifest) -> list[Configuration]:
+    """Returns a model's tiers and the control, the reference first; equal tiers make one row."""
+    tiers = [
+        _of_tier(name, tier, tier.scheduler or manifest.default_scheduler)
+        for name, tier in manifest.tiers.items()
+    ]
+    preferred = (_REFERENCE, manifest.default_tier)
     tiers.sort(key=lambda tier: preferred.index(tier.name) if tier.name in preferred else 2)
-    reference, *others = tiers
+    different = {replace(tier, name=""): tier for tier in reversed(tiers)}
+    reference, *others = reversed(different.values())
     return [reference, *controls(reference, others), *others]
 
 
@@ -96,37 +91,15 @@ def parse_configuration(text: str) -> Configuration:
             step_count=int(steps),
             guidance_scale=float(guidance or DEFAULT_GUIDANCE_SCALE),
             scheduler=scheduler or None,
-            weights=weights or BASE,
+            weights=weights or BASE_WEIGHTS,
         )
     except ValueError as exc:
         raise BadConfiguration(
             f"--config {text!r}: write NAME=steps,guidance,scheduler,weights, "
             "for example teacher15=15,5,ddim,base; the last three may be left out"
         ) from exc
-    return _of_tier(name, tier, {})
+    return _of_tier(name, tier, tier.scheduler)
 
 
-def _read_manifest(folder: Path) -> Mapping[str, Any]:
-    file = folder / MANIFEST_NAME
-    if not file.is_file():
-        return {}
-    try:
-        return json.loads(file.read_text("utf-8"))
-    except ValueError as exc:
-        raise ModelNotReady(f"{file} is not JSON: {exc}") from exc
-
-
-def _tiers(manifest: Mapping[str, Any], folder: Path) -> dict[str, Tier]:
-    try:
-        stated = {name: Tier.model_validate(tier) for name, tier in manifest["tiers"].items()}
-    except KeyError:
-        stated = {}
-    except (AttributeError, ValidationError) as exc:
-        raise ModelNotReady(f"{folder / MANIFEST_NAME}: tiers: {exc}") from exc
-    default = Tier(step_count=DEFAULT_STEP_COUNT, guidance_scale=DEFAULT_GUIDANCE_SCALE)
-    return stated or {_REFERENCE: default}
-
-
-def _of_tier(name: str, tier: Tier, manifest: Mapping[str, Any]) -> Configuration:
-    scheduler = tier.scheduler or manifest.get("default_scheduler")
+def _of_tier(name: str, tier: Tier, scheduler: str | None) -> Configuration:
     return Configuration(name, tier.step_count, tier.guidance_scale, scheduler, tier.weights)

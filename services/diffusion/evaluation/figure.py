@@ -77,7 +77,7 @@ def _write_title(pen: ImageDraw.ImageDraw, outcome: Outcome, below: Box) -> None
     )
     top = 4
     for text, size_px, ink in lines:
-        pen.text((middle, top), text, ink, _font(size_px), anchor="ma")
+        pen.text((middle, top), text, ink, _fitting(text, size_px), anchor="ma")
         top += size_px + 3
 
 
@@ -90,6 +90,12 @@ def _write_prompt(pen: ImageDraw.ImageDraw, prompt: str, beside: Box) -> None:
 
 def _tile(pixels: NDArray[np.uint8]) -> Image.Image:
     return Image.fromarray(pixels).resize((_TILE_PX, _TILE_PX), Image.Resampling.LANCZOS)
+
+
+def _fitting(text: str, size_px: int) -> ImageFont.FreeTypeFont:
+    """Returns the font in which a title is no wider than its column, of at most this size."""
+    width_px = _font(size_px).getlength(text)
+    return _font(int(size_px * min(1.0, (_TILE_PX + _GAP_PX) / width_px)))
 
 
 def _font(size_px: int) -> ImageFont.FreeTypeFont:

@@ -7,8 +7,6 @@ adapter (`{"adapter": "adapters/student"}`) or a whole UNet (`{"unet": "student_
 # diffusers annotates loosely.
 # pyright: reportPrivateImportUsage=false, reportArgumentType=false, reportAttributeAccessIssue=false
 
-import json
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -16,13 +14,14 @@ from typing import TYPE_CHECKING, Literal
 import torch
 
 from ...runtime.errors import ModelNotReady
-from ...runtime.models.folder import MANIFEST_NAME
+from ...runtime.models.folder import MANIFEST_NAME, ModelFolder
+from ...runtime.models.manifest import BASE_WEIGHTS, Manifest
 from ...runtime.models.weights import find_weight_files
 
 if TYPE_CHECKING:
     from diffusers import StableDiffusionPipeline
 
-BASE = "base"
+BASE = BASE_WEIGHTS
 ADAPTER_STEM = "pytorch_lora_weights"
 _UNET_STEM = "diffusion_pytorch_model"
 
@@ -53,16 +52,15 @@ def open_weights(folder: Path, name: str) -> WeightSet:
     """
     if name == BASE:
         return WeightSet("base", find_weight_files(folder / "unet", _UNET_STEM))
-    entry = _weights_table(folder).get(name)
-    match entry:
-        case {"adapter": str(place)}:
-            return WeightSet("adapter", find_weight_files(folder / place, ADAPTER_STEM))
-        case {"unet": str(place)}:
-            return WeightSet("unet", find_weight_files(folder / place, _UNET_STEM))
-    raise ModelNotReady(
-        f"{folder / MANIFEST_NAME}: weights.{name} must say where the weights lie, as "
-        '{"adapter": "adapters/student"} or {"unet": "student_unet"}'
-    )
+    entry = Manifest.read(ModelFolder.open(folder)).weights.get(name)
+    if entry is None:
+        raise ModelNotReady(
+            f"{folder / MANIFEST_NAME}: weights.{name} must say where the weights lie, as "
+            '{"adapter": "adapters/student"} or {"unet": "student_unet"}'
+        )
+    if entry.adapter is not None:
+        return WeightSet("adapter", find_weight_files(folder / entry.path, ADAPTER_STEM))
+    return WeightSet("unet", find_weight_files(folder / entry.path, _UNET_STEM))
 
 
 def open_pipeline(folder: Path, weights: WeightSet) -> "StableDiffusionPipeline":
@@ -101,8 +99,3 @@ def keep_libraries_quiet() -> None:
     for logging in (diffusers.utils.logging, transformers.utils.logging):
         logging.set_verbosity_error()
         logging.disable_progress_bar()
-
-
-def _weights_table(folder: Path) -> Mapping[str, object]:
-    file = folder / MANIFEST_NAME
-    return json.loads(file.read_text("utf-8")).get("weights", {}) if file.is_file() else {}

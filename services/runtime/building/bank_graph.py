@@ -3,6 +3,9 @@
 A pass over the finished graph rather than modules that are traced: tracing takes a minute and its
 time grows with every input, the pass takes none, and a model without adapters keeps its graph. The
 matrices are inputs, not weights, so one graph serves any number of adapters, of any ranks.
+
+The products lie in the branch of an `If` that a batch without adapters does not take: such a batch
+adds a zero in their place, and has the bits that it has beside rows with adapters.
 """
 
 from collections.abc import Mapping, Sequence
@@ -13,9 +16,12 @@ import onnx_ir as ir
 from ..engines.adapter_bank import SCALE_NAME, bank_input_names
 from .failures import ExportFailed
 
+# Dimensions of what a layer makes, by the operation that it is.
+_RANKS = {"Conv": 4, "MatMul": 3, "Gemm": 2}
+
 
 def insert_bank(graph: ir.Graph, weights: Mapping[str, ir.Value], layers: Sequence[str]) -> None:
-    """Adds `h = x @ down; h *= scale[row]; y += h @ up` to some layers, in place.
+    """Adds `h = x @ down; h *= scale[row]; y += h @ up` to some layers, where any scale is not 0.
 
     Args:
         graph: the UNet's.
@@ -46,8 +52,13 @@ class _Scales:
         pixel = ir.node("Unsqueeze", [scale, _axes(graph, [2, 3])])
         twice = ir.node("Concat", [scale, scale], {"axis": 0})
         both = ir.node("Unsqueeze", [twice.outputs[0], one])
+        none = _constant(graph, f"{SCALE_NAME}_none", np.float32(0))
+        size = ir.node("Abs", [scale])
+        most = ir.node("ReduceMax", [size.outputs[0]], {"keepdims": 0})
+        some = ir.node("Greater", [most.outputs[0], none])
         added = [token, pixel, twice, both]
-        graph.insert_before(first, added)
+        graph.insert_before(first, [*added, size, most, some])
+        self.used: ir.Value = some.outputs[0]  # whether any row uses any adapter
         self.tokens: ir.Value  # [batch, 1, slots]
         self.pixels: ir.Value  # [batch, slots, 1, 1]
         self.twice: ir.Value  # [2 * batch, slots]
@@ -73,10 +84,24 @@ class _Layer:
         }[self._node.op_type]()
         old = self._node
         base = ir.node(old.op_type, list(old.inputs), dict(old.attributes))
-        total = ir.node("Add", [base.outputs[0], added[-1].outputs[0]])
+        delta = self._where_used(added, _RANKS[old.op_type])
+        total = ir.node("Add", [base.outputs[0], delta.outputs[0]])
         ir.convenience.replace_nodes_and_values(
-            self._graph, old, [old], [base, *added, total], [old.outputs[0]], [total.outputs[0]]
+            self._graph, old, [old], [base, delta, total], [old.outputs[0]], [total.outputs[0]]
         )
+
+    def _where_used(self, product: list[ir.Node], rank: int) -> ir.Node:
+        zero = ir.tensor(np.zeros((1,) * rank, np.float32))
+        branches = {
+            "then_branch": self._branch("adapted", product),
+            "else_branch": self._branch("plain", [ir.node("Constant", [], {"value": zero})]),
+        }
+        return ir.node("If", [self._scales.used], branches)
+
+    def _branch(self, name: str, nodes: list[ir.Node]) -> ir.Graph:
+        output = nodes[-1].outputs[0]
+        output.name, output.type = f"{self._name}.{name}", ir.TensorType(ir.DataType.FLOAT)
+        return ir.Graph([], [output], nodes=nodes, name=f"{self._name}.{name}")
 
     def _add_to_convolution(self) -> list[ir.Node]:
         """Pictures: [B, C, h, w]."""
@@ -166,11 +191,16 @@ def _input(graph: ir.Graph, name: str, dtype: ir.DataType, shape: Sequence[int |
 
 def _axes(graph: ir.Graph, axes: list[int]) -> ir.Value:
     name = f"{SCALE_NAME}_axes_{'_'.join(map(str, axes))}"
+    return _constant(graph, name, np.array(axes, np.int64))
+
+
+def _constant(graph: ir.Graph, name: str, array: np.ndarray | np.generic) -> ir.Value:
+    tensor = ir.tensor(np.asarray(array), name=name)
     value = ir.Value(
         name=name,
-        shape=ir.Shape([len(axes)]),
-        type=ir.TensorType(ir.DataType.INT64),
-        const_value=ir.tensor(np.array(axes, np.int64), name=name),
+        shape=ir.Shape(np.shape(array)),
+        type=ir.TensorType(tensor.dtype),
+        const_value=tensor,
     )
     graph.register_initializer(value)
     return value

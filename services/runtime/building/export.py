@@ -9,7 +9,7 @@ or two, and the same folder gives the same bytes on every machine.
 import hashlib
 import logging
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -111,6 +111,39 @@ def export_module(
     return ExportedGraph(ir.to_proto(model).SerializeToString(deterministic=True), shapes)
 
 
+def export_at(
+    network: nn.Module, inputs: Mapping[str, torch.Tensor], output: str
+) -> tuple[ir.Model, tuple[str, ...]]:
+    """Returns the plain graph of a network at the sizes of its inputs, and its weights' names.
+
+    The weights become inputs of the graph, after `inputs`, so nothing of them is in it: the network
+    may be one of fake tensors (`FakeTensorMode`), of any size. All sizes are numbers. The graph is
+    for looking at; what is served comes from `export_module`.
+
+    Args:
+        network: takes the inputs in their order and returns one tensor.
+        inputs: by name.
+        output: name of what it returns.
+
+    Raises:
+        ExportFailed: the exporter or the optimiser cannot handle it.
+    """
+    names = {name for name, _ in (*network.named_parameters(), *network.named_buffers())}
+    try:
+        with _quiet(), torch.no_grad():
+            model = _export(network, tuple(inputs.values()), list(inputs), [output], None)
+            weights = [v for v in model.graph.initializers.values() if v.name in names]
+            for value in weights:
+                del model.graph.initializers[str(value.name)]
+                value.const_value = None
+                model.graph.inputs.append(value)
+            _fold(model)
+    except Exception as exc:
+        raise ExportFailed(f"{type(network).__name__} cannot be exported: {exc}") from exc
+    _strip(model)
+    return model, tuple(str(value.name) for value in weights)
+
+
 def _trace(folder: ModelFolder, module: ModuleName, network: nn.Module) -> ir.Model:
     wanted = signature(folder, module)
     arrays = example_inputs(folder, module, _EXAMPLE_BATCH, _EXAMPLE_SIDES)
@@ -118,16 +151,32 @@ def _trace(folder: ModelFolder, module: ModuleName, network: nn.Module) -> ir.Mo
     for spec in wanted.inputs:
         axes = {0: "batch", 1: "tokens", **_DYNAMIC}
         dynamic.append({a: axes[a] for a, size in enumerate(spec.shape) if size is None})
-    program = torch.onnx.export(
+    return _export(
         network,
         tuple(torch.from_numpy(array) for array in arrays.values()),
+        [spec.name for spec in wanted.inputs],
+        [spec.name for spec in wanted.outputs],
+        dynamic,
+    )
+
+
+def _export(
+    network: nn.Module,
+    inputs: tuple[torch.Tensor, ...],
+    input_names: list[str],
+    output_names: list[str],
+    dynamic: list[dict[int, str]] | None,
+) -> ir.Model:
+    program = torch.onnx.export(
+        network,
+        inputs,
         dynamo=True,
         opset_version=OPSET,
         # The optimiser runs later, when the weights are out of its reach.
         optimize=False,
         dynamic_shapes=dynamic,
-        input_names=[spec.name for spec in wanted.inputs],
-        output_names=[spec.name for spec in wanted.outputs],
+        input_names=input_names,
+        output_names=output_names,
         verbose=False,
     )
     if program is None:

@@ -28,7 +28,7 @@ BACKEND = "onnxruntime"
 # The graph is portable, so its key holds the version of our export and not ONNX Runtime's: a
 # graph that ships beside a model has to outlive the runtime it was exported with.
 GRAPH_VERSION = "opset21-3"
-BANK_VERSION = "2"
+BANK_VERSION = "3"
 
 
 def build_key(folder: ModelFolder, module: ModuleName) -> BuildKey:

@@ -1,10 +1,12 @@
 """Engines on eager torch: the reference that exports are checked against.
 
-It also runs what has not been built. torch, diffusers and transformers are imported only here and
-in `building/`, and only when such an engine is made.
+It also runs what has not been built. On a GPU, where there is one, our kernels take the place of
+diffusers' operations. torch, diffusers and transformers are imported only here and in `building/`,
+and only when such an engine is made.
 """
 
 from collections.abc import Mapping
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import numpy as np
@@ -20,7 +22,7 @@ BACKEND = "torch"
 
 
 class TorchEngine:
-    """One module as eager torch code on the CPU. See `Engine` for the attributes."""
+    """One module as eager torch code on the first GPU, or on the CPU. Attributes: see `Engine`."""
 
     backend = BACKEND
     precision = "f32"
@@ -48,12 +50,17 @@ class TorchEngine:
 
         from .torch_modules import AdaptedUnet, load_module
 
+        self._device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         if threads is not None:
             torch.set_num_threads(threads)
         self.name = folder.label(module)
         self.digest = folder.digest(module)
         self._signature = signature(folder, module)
-        self._module: Any = load_module(folder, module)
+        self._module: Any = load_module(folder, module).to(self._device)
+        if self._device.type == "cuda":
+            from .fused_modules import fuse
+
+            fuse(self._module)
         if bank is not None:
             self._signature = bank.signature(self._signature)
             self._module = AdaptedUnet(self._module, bank)
@@ -75,14 +82,25 @@ class TorchEngine:
             raise StageFailed(f"{self.name} has been closed")
         checked = check_inputs(self._signature, inputs)
         # Copied: torch warns about arrays that cannot be written to, as those from the wire are.
-        feeds: list[Any] = [torch.from_numpy(np.array(array)) for array in checked.values()]
+        feeds: list[Any] = [
+            torch.from_numpy(np.array(array)).to(self._device) for array in checked.values()
+        ]
         try:
-            with torch.inference_mode():
+            with torch.inference_mode(), _exact_convolutions():
                 value = module(*feeds)
         except RuntimeError as exc:
             raise StageFailed(f"{self.name} failed in torch: {exc}") from exc
-        return {self.outputs[0].name: value.numpy()}
+        return {self.outputs[0].name: value.cpu().numpy()}
 
     def close(self) -> None:
         """Frees the module."""
         self._module = None
+
+
+def _exact_convolutions() -> AbstractContextManager[Any]:
+    """Keeps cuDNN from rounding f32 to 10 bits, which it does unless told not to."""
+    import torch
+
+    if not torch.backends.cudnn.is_available():
+        return nullcontext()
+    return torch.backends.cudnn.flags(enabled=True, allow_tf32=False)

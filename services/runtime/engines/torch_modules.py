@@ -70,7 +70,8 @@ class AdaptedUnet(nn.Module):
         self.unet = unet
         self._scales: Tensor | None = None
         model: Any = unet.model
-        matrices = {name: torch.from_numpy(array) for name, array in bank.arrays.items()}
+        device = next(model.parameters()).device
+        matrices = {name: torch.from_numpy(a).to(device) for name, a in bank.arrays.items()}
         self._hooks = [
             model.get_submodule(layer).register_forward_hook(self._hook(layer, matrices))
             for layer in bank.layers
