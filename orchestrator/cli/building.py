@@ -1,5 +1,6 @@
 """Building with a progress bar, for `sangsang build` and for what starts a mesh."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
@@ -27,7 +28,9 @@ def build_missing(folders: list[Path], cache_dir: Path) -> None:
             build_folder(path, backend="onnxruntime", cache_dir=cache_dir, beside=False)
 
 
-def build_folder(path: Path, *, backend: str, cache_dir: Path, beside: bool) -> None:
+def build_folder(
+    path: Path, *, backend: str, cache_dir: Path, beside: bool, devices: Sequence[str] = ()
+) -> None:
     """Builds a model and prints what was done.
 
     Raises:
@@ -52,6 +55,7 @@ def build_folder(path: Path, *, backend: str, cache_dir: Path, beside: bool) -> 
             backend=backend,
             cache_dir=cache_dir,
             beside=beside,
+            devices=devices,
             max_step_count=Manifest.read(folder).limits.step_count.max,
             progress=show,
         )
@@ -69,7 +73,7 @@ def _is_built(folder: ModelFolder, cache_dir: Path) -> bool:
 
 
 def _print(report: BuildReport) -> None:
-    table = Table("part", "time", "size", "differs from torch by", "same bits in any batch")
+    table = Table("part", "time", "size", "differs by", "same bits in any batch")
     for module in report.modules:
         checked = module.max_difference is not None
         table.add_row(

@@ -13,10 +13,8 @@ import onnx
 import onnx_ir as ir
 from numpy.typing import NDArray
 
+from .bank_graph import take_products
 from .failures import ExportFailed
-
-# Raise it when what the pass writes changes: builds are kept under it.
-VERSION = "1"
 
 _F32, _F16 = ir.DataType.FLOAT, ir.DataType.FLOAT16
 _MOST_F16 = float(np.finfo(np.float16).max)
@@ -42,12 +40,16 @@ def to_half_precision(
             become f16 and of one size.
 
     Raises:
-        ExportFailed: the types of the graph cannot be told, or it uses weights that are not given.
+        ExportFailed: the types of the graph cannot be told, it branches, or it uses weights that
+            are not given.
     """
+    static = ir.from_proto(model)
+    take_products(static)
     try:
-        typed = ir.from_proto(onnx.shape_inference.infer_shapes(model, strict_mode=True))
+        proto = onnx.shape_inference.infer_shapes(ir.to_proto(static), strict_mode=True)
     except Exception as exc:
         raise ExportFailed(f"the types of the graph cannot be told: {exc}") from exc
+    typed = ir.from_proto(proto)
     _fill(typed.graph, weights)
     _fix_shapes(typed.graph, shapes)
     _Pass(typed.graph, frozenset(shapes)).run()

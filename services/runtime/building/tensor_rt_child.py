@@ -1,12 +1,14 @@
 """One build of TensorRT-RTX, in a process of its own. Run as a module by `tensor_rt_rtx.py`.
 
 After one failed build every later one in f16 fails in the same process, and some failures end it;
-so each build has its own. Takes one argument, a `BuildTask` in JSON; writes the engine, or says on
-the last line of stderr what went wrong.
+so each build has its own. Takes one argument, in JSON: the `graph`'s file, the `engine`'s, the
+`compute_capability`, and as `profile` the least, usual and most sizes of each input. Writes the
+engine, or says on the last lines of stderr what went wrong.
 """
 
 import json
 import sys
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +19,8 @@ MAGIC = b"vtrt"
 def main() -> int:
     """Builds one engine; returns the exit code."""
     task = json.loads(sys.argv[1])
-    import tensorrt_rtx as trt
-
+    # The package has no types.
+    trt: Any = import_module("tensorrt_rtx")
     logger = trt.Logger(trt.Logger.WARNING)
     builder = trt.Builder(logger)
     # Types are those of the graph: there is no other mode any more.
