@@ -2,8 +2,7 @@
 
 OpenVINO compiles a graph together with its weights for one processor. What it made lies in the
 cache of builds under a key of its own and is compiled again when it is missing or damaged, so
-`sangsang build` is needed only for the graph. A UNet with adapters is compiled twice, with their
-products and without: OpenVINO's bits are the same, and batches without adapters take less time.
+`sangsang build` is needed only for the graph.
 """
 
 import hashlib
@@ -19,7 +18,7 @@ import numpy as np
 from ..errors import ModelNotReady, StageFailed
 from ..models.folder import ModelFolder, ModuleName
 from . import onnx_runtime
-from .adapter_bank import SCALE_NAME, AdapterBank
+from .adapter_bank import AdapterBank
 from .cache import BuildKey, DamagedBuild, EngineCache, NotBuilt
 from .engine import Array, TensorSpec
 from .openvino_graph import read_graph
@@ -32,7 +31,7 @@ BACKEND = "openvino"
 _DEVICE = "CPU"
 # Raise it when what is compiled changes and neither the graph nor OpenVINO does.
 _FORMAT = 1
-_PLAIN_NAME, _ADAPTED_NAME = "plain.blob", "adapted.blob"
+_BLOB_NAME = "model.blob"
 _CPU_FACTS = ("flags", "Features")
 
 
@@ -127,8 +126,7 @@ class OpenVinoEngine:
         self._token_count = int(folder.text_encoder_config.get("vocab_size", 49408))
         # A request holds the tensors of one call.
         self._lock = threading.Lock()
-        self._plain: ov.InferRequest | None = _load(build / _PLAIN_NAME, threads)
-        self._adapted = None if bank is None else _load(build / _ADAPTED_NAME, threads)
+        self._request: ov.InferRequest | None = _load(build / _BLOB_NAME, threads)
 
     @property
     def inputs(self) -> tuple[TensorSpec, ...]:
@@ -143,12 +141,10 @@ class OpenVinoEngine:
         feeds = check_inputs(self._signature, inputs)
         self._check_tokens(feeds)
         with self._lock:
-            adapted = SCALE_NAME in feeds and bool(np.any(feeds[SCALE_NAME]))
-            request = self._adapted if adapted else self._plain
-            if request is None:
+            if self._request is None:
                 raise StageFailed(f"{self.name} has been closed")
             try:
-                values = request.infer(feeds, share_inputs=True)
+                values = self._request.infer(feeds, share_inputs=True)
                 # The request's own memory is written again by the next call.
                 return {spec.name: np.array(values[spec.name]) for spec in self.outputs}
             # OpenVINO's exceptions have no common base of their own.
@@ -158,7 +154,7 @@ class OpenVinoEngine:
     def close(self) -> None:
         """Frees what was compiled."""
         with self._lock:
-            self._plain = self._adapted = None
+            self._request = None
 
     def _check_tokens(self, feeds: Mapping[str, Array]) -> None:
         """Refuses tokens that the vocabulary lacks: OpenVINO would answer with zeros for them."""
@@ -184,14 +180,12 @@ def _compile(
 ) -> None:
     graph = graph_build / GRAPH_NAME
     constants = {**read_weights(graph, folder.weights(module)), **(bank.arrays if bank else {})}
-    for adapted in (False,) if bank is None else (False, True):
-        model = read_graph(_core(), graph, constants, adapted=adapted)
-        path = target / (_ADAPTED_NAME if adapted else _PLAIN_NAME)
-        try:
-            compiled = _core().compile_model(model, _DEVICE, _properties(threads))
-            path.write_bytes(compiled.export_model().getvalue())
-        except RuntimeError as exc:
-            raise ModelNotReady(f"OpenVINO {ov.__version__} cannot compile {graph}: {exc}") from exc
+    model = read_graph(_core(), graph, constants)
+    try:
+        compiled = _core().compile_model(model, _DEVICE, _properties(threads))
+        (target / _BLOB_NAME).write_bytes(compiled.export_model().getvalue())
+    except RuntimeError as exc:
+        raise ModelNotReady(f"OpenVINO {ov.__version__} cannot compile {graph}: {exc}") from exc
 
 
 def _load(blob: Path, threads: int) -> ov.InferRequest:

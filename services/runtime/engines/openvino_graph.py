@@ -6,7 +6,8 @@ OpenVINO parses, and constants right after, so loading needs neither `onnx` nor 
 Two things of a graph with adapters are beyond OpenVINO 2026.4. It has no convolution by a matrix
 whose width is unknown, so the adapters are constants too. And once an `If` has gone one way, its
 output keeps the shape and content of that time when it goes the other: rows came out that had
-never gone in. So each `If` gives way to one of its branches, and a UNet has two models.
+never gone in. So the adapters' products are always computed. (A second model without them, for
+batches that use none, had the same bits in the shipped model and others in the next one tried.)
 """
 
 import io
@@ -39,17 +40,14 @@ _FIELDS: Mapping[str, tuple[tuple[str, int, Any, bool], ...]] = {
 }
 
 
-def read_graph(
-    core: ov.Core, graph: Path, constants: Mapping[str, Array], *, adapted: bool
-) -> ov.Model:
+def read_graph(core: ov.Core, graph: Path, constants: Mapping[str, Array]) -> ov.Model:
     """Returns a graph as an OpenVINO model.
 
     Args:
         core: OpenVINO.
         graph: our ONNX file, without weights.
         constants: every weight of the graph, and those inputs that shall be constant, by name.
-            The model reads them where they are: they must outlive it.
-        adapted: whether to compute the adapters' products or to leave them out, if there are any.
+            The model reads most of them where they are: they must outlive it.
 
     Raises:
         ModelNotReady: OpenVINO cannot read the graph, or a weight is not in it.
@@ -58,7 +56,7 @@ def read_graph(
         content = _with_weights_as_inputs(graph.read_bytes(), constants)
         model = core.read_model(io.BytesIO(content))
         missing = set(constants) - _fill(model, constants)
-        _choose_branches(model, adapted=adapted)
+        _always_adapt(model)
         model.validate_nodes_and_infer_types()
     # OpenVINO's exceptions have no common base of their own.
     except Exception as exc:
@@ -77,7 +75,9 @@ def _fill(model: ov.Model, constants: Mapping[str, Array]) -> set[str]:
     for parameter in list(model.get_parameters()):
         name = parameter.get_friendly_name()
         if name in constants:
-            constant = ov.op.Constant(constants[name], shared_memory=True)
+            array = constants[name]
+            # OpenVINO shares nothing that it could not write to, as a file of f32 that is mapped.
+            constant = ov.op.Constant(array, shared_memory=array.flags.writeable)
             constant.set_friendly_name(name)
             parameter.output(0).replace(constant.output(0))
             model.remove_parameter(parameter)
@@ -85,8 +85,8 @@ def _fill(model: ov.Model, constants: Mapping[str, Array]) -> set[str]:
     return found
 
 
-def _choose_branches(model: ov.Model, *, adapted: bool) -> None:
-    """Puts the bank's products, or the zero that stands for them, in the place of each `If`."""
+def _always_adapt(model: ov.Model) -> None:
+    """Puts the adapters' products in the place of the `If` that would leave them out."""
     for node in model.get_ordered_ops():
         if node.get_type_name() != "If":
             continue
@@ -94,13 +94,12 @@ def _choose_branches(model: ov.Model, *, adapted: bool) -> None:
         zero = {inner.get_type_name() for inner in choice.get_function(1).get_ops()}
         if zero != {"Constant", "Result"}:
             raise ValueError(f"{node.get_friendly_name()} chooses between more than adapters")
-        index = 0 if adapted else 1
-        branch = choice.get_function(index)
-        parameters = branch.get_parameters()
-        for description in choice.get_input_descriptions(index):
+        products = choice.get_function(0)
+        parameters = products.get_parameters()
+        for description in choice.get_input_descriptions(0):
             outer = node.input_value(description.input_index)
             parameters[description.body_parameter_index].output(0).replace(outer)
-        node.output(0).replace(branch.get_results()[0].input_value(0))
+        node.output(0).replace(products.get_results()[0].input_value(0))
 
 
 def _with_weights_as_inputs(content: bytes, constants: Mapping[str, Array]) -> bytes:
