@@ -69,7 +69,7 @@ def _is_built(folder: ModelFolder, cache_dir: Path) -> bool:
 
 
 def _print(report: BuildReport) -> None:
-    table = Table("part", "time", "size", "differs from torch by", "same bits in any batch")
+    table = Table("part", "time", "size", "differs by", "same bits in any batch")
     for module in report.modules:
         checked = module.max_difference is not None
         table.add_row(

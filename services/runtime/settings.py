@@ -66,7 +66,7 @@ class ProcessSettings(BaseSettings):
 class ServiceSettings(ProcessSettings):
     """Settings of a stage service."""
 
-    backend: Literal["onnxruntime", "torch"] = "onnxruntime"
+    backend: Literal["onnxruntime", "openvino", "torch"] = "onnxruntime"
     """Engine backend."""
 
     engine_threads: int = Field(default=1, ge=1)

@@ -55,7 +55,8 @@ class ModuleReport:
         module: the module; of a further UNet its folder's name.
         seconds: time it took.
         size_bytes: bytes of what was stored, weights excluded.
-        max_difference: largest absolute difference from torch over all checks; None when reused.
+        max_difference: largest absolute difference over all checks from torch, for a compiled
+            module from ONNX Runtime; None when reused.
         row_exact: whether a row got the same bits in batches of every size that was tried, on
             this machine with one thread; None when reused.
         reused: whether a sound build was there already.
@@ -105,7 +106,8 @@ def build_model(
         folder: the model.
         backend: what will run it.
         cache_dir: where builds lie; None takes the user's cache.
-        beside: whether to store them in the model's own folder, to be shipped with it.
+        beside: whether to store them in the model's own folder, to be shipped with it. What is
+            compiled for this machine goes to the cache all the same.
         max_step_count: most denoising steps that a request may ask for; tables take time to
             compile in proportion. Tables that are there already keep theirs.
         progress: told at each phase of each part.
@@ -126,13 +128,20 @@ def build_model(
     for index, (part, module) in enumerate(parts):
         tell = _teller(progress, part.label(module), index, len(parts) + 1)
         reports.append(_build_module(part, module, place, source, tell))
+        if backend == "openvino":
+            reports.append(_compile_module(part, module, resolve_cache(cache_dir), tell))
     tell = _teller(progress, "samplers", len(parts), len(parts) + 1)
     tell("compiling")
     with warnings.catch_warnings():
         # diffusers' schedulers do what newer numpys deprecate; whoever builds cannot help it.
         warnings.simplefilter("ignore", DeprecationWarning)
         sampling = build_sampling(
-            folder, backend=backend, cache_dir=place, beside=beside, max_step_count=max_step_count
+            folder,
+            # The decoder's own graph is there whatever else it is compiled for.
+            backend="torch" if backend == "torch" else "onnxruntime",
+            cache_dir=place,
+            beside=beside,
+            max_step_count=max_step_count,
         )
     tell("done")
     seconds = time.perf_counter() - started
@@ -173,6 +182,23 @@ def _build_module(
                 check = _export_and_check(folder, module, target, tell)
     tell("done")
     return _module_report(folder.label(module), found or place.entry_path(key), started, check)
+
+
+def _compile_module(
+    folder: ModelFolder, module: ModuleName, cache: EngineCache, tell: Callable[[Phase], None]
+) -> ModuleReport:
+    try:
+        from .compiling import compile_and_check
+    except ImportError as exc:
+        raise ModelNotReady(
+            f"compiling for OpenVINO needs {exc.name}, which is not installed; "
+            'install the extras: pip install "sangsang[build,openvino]"'
+        ) from exc
+    started = time.perf_counter()
+    tell("compiling")
+    path, check = compile_and_check(folder, module, cache)
+    tell("done")
+    return _module_report(f"{folder.label(module)}, compiled", path, started, check)
 
 
 def _find(folder: ModelFolder, key: BuildKey, place: EngineCache, *, beside: bool) -> Path | None:

@@ -8,7 +8,7 @@ from .adapter_bank import AdapterBank, open_bank
 from .cache import DEFAULT_CACHE_PATH, BuildKey, DamagedBuild, EngineCache, NotBuilt
 from .engine import Engine
 
-BACKENDS = ("onnxruntime", "torch")
+BACKENDS = ("onnxruntime", "openvino", "torch")
 
 
 def load_engine(
@@ -40,6 +40,15 @@ def load_engine(
             return onnx_runtime.OnnxRuntimeEngine(
                 folder, module, build, threads=threads, bank=_bank(folder, module)
             )
+        if backend == "openvino":
+            from . import onnx_runtime, openvino_cpu
+
+            bank, place = _bank(folder, module), resolve_cache(cache)
+            graph = find_build(folder, onnx_runtime.build_key(folder, module), place)
+            build = openvino_cpu.compile_missing(
+                folder, module, graph, place, threads=threads, bank=bank
+            )
+            return openvino_cpu.OpenVinoEngine(folder, module, build, threads=threads, bank=bank)
         if backend == "torch":
             from .torch_eager import TorchEngine
 
