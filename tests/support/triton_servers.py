@@ -11,7 +11,7 @@ import socket
 import subprocess
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import numpy as np
@@ -33,7 +33,7 @@ START_LIMIT_S = 90.0
 STOP_LIMIT_S = 15.0
 
 # Runs inside the server, in the other environment: nothing of this repository is there.
-_MODEL = '''\
+_MODEL = """\
 import json
 import os
 
@@ -66,7 +66,7 @@ class TritonPythonModel:
         values = self.session.run(self.outputs, {**feeds, **self.bank})
         tensors = [pb_utils.Tensor(n, v) for n, v in zip(self.outputs, values)]
         return pb_utils.InferenceResponse(output_tensors=tensors)
-'''
+"""
 
 
 def require_venv() -> Path:
@@ -83,10 +83,13 @@ def write_model(
     module: ModuleName,
     cache_dir: Path,
     *,
-    max_batch_size: int = 8,
+    max_batch_size: int = 0,
     digest: str | None = None,
 ) -> str:
-    """Writes a module into a model repository of Triton; returns its name there."""
+    """Writes a module into a model repository of Triton; returns its name there.
+
+    With a batch limit Triton wants a size beside the batch, which a UNet's `timestep` lacks.
+    """
     name = f"{folder.model_id}.{folder.label(module)}"
     version = repository / name / "1"
     version.mkdir(parents=True)
@@ -113,11 +116,7 @@ def write_model(
         for spec in specs:
             dims = [-1 if size is None else size for size in spec.shape[bool(max_batch_size) :]]
             datatype = datatype_of(spec.dtype).config_name
-            reshape = "" if dims else " reshape: { shape: [] }"
-            lines.append(
-                f'{kind} [{{ name: "{spec.name}" data_type: {datatype} '
-                f"dims: {dims or [1]}{reshape} }}]"
-            )
+            lines.append(f'{kind} [{{ name: "{spec.name}" data_type: {datatype} dims: {dims} }}]')
     (repository / name / "config.pbtxt").write_text("\n".join(lines) + "\n")
     return name
 
@@ -133,6 +132,8 @@ class TritonServer:
         self._venv, self._repository, self._log = venv, repository, log
         self._process: subprocess.Popen[bytes] | None = None
         self._port = _free_port()
+        # Of its own shared memory, which it leaves behind when it is killed.
+        self._prefix = f"triton-under-test-{os.getpid()}-{self._port}-"
 
     @property
     def address(self) -> str:
@@ -157,7 +158,7 @@ class TritonServer:
                     "--allow-http=false",
                     "--allow-metrics=false",
                     "--exit-timeout-secs=5",
-                    f"--backend-config=python,shm-region-prefix-name=sangsang-test-{os.getpid()}-",
+                    f"--backend-config=python,shm-region-prefix-name={self._prefix}",
                 ],
                 env={
                     "PATH": f"{self._venv / 'bin'}:{os.environ['PATH']}",
@@ -185,11 +186,11 @@ class TritonServer:
             except subprocess.TimeoutExpired:
                 kill = True
         # The group is this server's own; its stubs outlive a server that was killed.
-        try:
+        with suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
-        except ProcessLookupError:
-            pass
         process.wait(STOP_LIMIT_S)
+        for region in Path("/dev/shm").glob(f"{self._prefix}*"):
+            region.unlink()
 
     def _wait_until_ready(self) -> None:
         assert self._process is not None

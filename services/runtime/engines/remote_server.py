@@ -1,5 +1,6 @@
 """Where engines run that are another server's."""
 
+import ipaddress
 from dataclasses import dataclass
 
 
@@ -23,4 +24,7 @@ class RemoteServer:
     def is_local(self) -> bool:
         """Returns whether the address is this machine's own."""
         host = self.address.rpartition(":")[0].strip("[]")
-        return host in ("localhost", "::1") or host.startswith("127.")
+        try:
+            return ipaddress.ip_address(host).is_loopback
+        except ValueError:
+            return host == "localhost"
