@@ -14,6 +14,7 @@ from .console import DEFAULT_CACHE, err, model_paths, out
 
 _EXTRAS = {
     "serve on the CPU": ("cpu", ("onnxruntime", "PIL", "safetensors", "tokenizers")),
+    "serve on the CPU with OpenVINO": ("openvino", ("openvino",)),
     "build models": ("build", ("torch", "diffusers", "transformers", "onnx", "onnxscript")),
     "train and evaluate models": ("train", ("accelerate", "matplotlib", "peft")),
     "run kernels (GPU, or the interpreter)": ("", ("triton",)),

@@ -17,6 +17,7 @@ from opentelemetry import trace
 from . import telemetry as names
 from .engines.engine import Engine
 from .engines.loading import load_engine
+from .engines.remote_server import RemoteServer
 from .engines.traced import TracedEngine, engine_attributes
 from .errors import ModelNotFound, ModelNotReady, StageUnavailable
 from .models.folder import ModelFolder, ModuleName
@@ -110,6 +111,7 @@ class ModelStage(ABC, Generic[M]):
 
         Raises:
             ModelNotReady: it is not built, or its build is damaged.
+            StageUnavailable: the server that runs it cannot be reached.
         """
         settings = self._stage_settings
         engine = load_engine(
@@ -118,6 +120,11 @@ class ModelStage(ABC, Generic[M]):
             backend=settings.backend,
             threads=settings.engine_threads,
             cache=settings.cache_dir,
+            remote=RemoteServer(
+                settings.triton_server_address,
+                settings.triton_server_timeout_s,
+                settings.triton_server_shared_memory,
+            ),
         )
         return TracedEngine(engine, self._tracer)
 

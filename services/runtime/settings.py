@@ -66,11 +66,22 @@ class ProcessSettings(BaseSettings):
 class ServiceSettings(ProcessSettings):
     """Settings of a stage service."""
 
-    backend: Literal["onnxruntime", "tensorrt_rtx", "torch"] = "onnxruntime"
+    backend: Literal["onnxruntime", "openvino", "tensorrt_rtx", "torch", "triton_server"] = (
+        "onnxruntime"
+    )
     """Engine backend."""
 
     engine_threads: int = Field(default=1, ge=1)
     """Threads of one engine call. One is best when rows are batched: see services/README.md."""
+
+    triton_server_address: str = ""
+    """`host:port` of the Open Inference Protocol server of the backend `triton_server`."""
+
+    triton_server_timeout_s: float = Field(default=60.0, gt=0)
+    """Most seconds of one call to that server; a request's own deadline may be nearer."""
+
+    triton_server_shared_memory: bool = True
+    """Whether tensors go to that server by shared memory, if it is on this machine."""
 
     max_pending_calls: int = Field(default=256, ge=1)
     """Calls that may wait for the engine; one more is refused."""

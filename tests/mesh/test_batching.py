@@ -7,7 +7,7 @@ import asyncio
 import random
 
 import pytest
-from meshes import mesh_in_process
+from meshes import every_stage, mesh_in_process
 from reference import PROMPTS, SCHEDULERS, gradient_png
 
 from sangsang.imaging.v1 import image_generation_service_pb2 as imaging
@@ -42,11 +42,13 @@ def contents(responses) -> list[bytes]:
     return [response.images[0].data.content for response in responses]
 
 
+@pytest.mark.parametrize("backend", ["onnxruntime", "openvino"])
 @pytest.mark.parametrize("model", ["tiny", "pocket"])
-async def test_thirty_two_mixed_requests_equal_themselves_alone(model, request, cache_dir):
+async def test_thirty_two_mixed_requests_equal_themselves_alone(model, backend, request, cache_dir):
     folder = request.getfixturevalue(model)
     requests = mixed_requests(model, 32)
-    async with mesh_in_process([folder], cache_dir) as mesh:
+    overrides = every_stage(backend=backend)
+    async with mesh_in_process([folder], cache_dir, overrides=overrides) as mesh:
         alone = [await mesh.generate(**fields) for fields in requests]
         together = await asyncio.gather(*(mesh.generate(**fields) for fields in requests))
         batches = [

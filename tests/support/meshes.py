@@ -33,6 +33,11 @@ STAGES = {
 MAX_MESSAGE_BYTES = 64 * MEBIBYTE
 
 
+def every_stage(**fields: object) -> dict[str, dict[str, object]]:
+    """Overrides of `mesh_in_process` that are the same for all four stages."""
+    return {name: dict(fields) for name in STAGES}
+
+
 @dataclass
 class Mesh:
     """A running mesh and a client of it."""

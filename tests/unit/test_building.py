@@ -149,7 +149,7 @@ def test_what_is_not_built_says_what_to_do(folder, tmp_path):
 
 
 def test_an_unknown_backend_is_named(folder):
-    with pytest.raises(ModelNotReady, match="no backend 'abacus'; there are onnxruntime, torch"):
+    with pytest.raises(ModelNotReady, match="no backend 'abacus'; there are onnxruntime, openvino"):
         load_engine(folder, "unet", backend="abacus")
 
 

@@ -4,6 +4,7 @@ import itertools
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -142,16 +143,9 @@ class NoisedLesson(Lesson):
 class ProgressiveLesson(NoisedLesson):
     """One step of the student for a few of its teacher's: Salimans & Ho (2022)."""
 
-    def __init__(
-        self,
-        stage: Stage,
-        schedule: NoiseSchedule,
-        teacher: Denoiser,
-        studies: Studies,
-        embed: Embed,
-    ) -> None:
-        super().__init__(stage, schedule, teacher, studies, embed)
-        self._served = schedule.served_timesteps(stage.student_step_count)
+    @cached_property
+    def _served(self) -> Tensor:
+        return self._schedule.served_timesteps(self._stage.student_step_count)
 
     @torch.no_grad()
     def answer(self, question: Question) -> Tensor:

@@ -56,8 +56,8 @@ class ModuleReport:
         module: the module; of a further UNet its folder's name.
         seconds: time it took.
         size_bytes: bytes of what was stored, weights excluded.
-        max_difference: largest absolute difference over all checks from torch, for an engine in
-            f16 from ONNX Runtime in f32; None when reused.
+        max_difference: largest absolute difference over all checks from torch, for a compiled
+            module or an engine from ONNX Runtime in f32; None when reused.
         row_exact: whether a row got the same bits in batches of every size that was tried, on
             this machine with one thread; None when reused, or where none was tried.
         reused: whether a sound build was there already.
@@ -108,7 +108,8 @@ def build_model(
         folder: the model.
         backend: what will run it.
         cache_dir: where builds lie; None takes the user's cache.
-        beside: whether to store them in the model's own folder, to be shipped with it.
+        beside: whether to store them in the model's own folder, to be shipped with it. What is
+            compiled for this machine goes to the cache all the same.
         devices: GPUs that `tensorrt_rtx` builds engines for, e.g. `sm_89`; none means all that it
             knows. Of no meaning for other backends.
         max_step_count: most denoising steps that a request may ask for; tables take time to
@@ -131,6 +132,8 @@ def build_model(
     for index, (part, module) in enumerate(parts):
         tell = _teller(progress, part.label(module), index, len(parts) + 1)
         reports.append(_build_module(part, module, place, source, tell))
+        if backend == "openvino":
+            reports.append(_compile_module(part, module, resolve_cache(cache_dir), tell))
         if backend == "tensorrt_rtx":
             graph = reports[-1].path
             reports += _build_engines(part, module, graph, place, source, devices, tell)
@@ -141,7 +144,7 @@ def build_model(
         warnings.simplefilter("ignore", DeprecationWarning)
         sampling = build_sampling(
             folder,
-            # The decoder's own graph is there whatever else it is built for.
+            # The decoder's own graph is there whatever else it is compiled for.
             backend="torch" if backend == "torch" else "onnxruntime",
             cache_dir=place,
             beside=beside,
@@ -186,6 +189,23 @@ def _build_module(
                 check = _export_and_check(folder, module, target, tell)
     tell("done")
     return _module_report(folder.label(module), found or place.entry_path(key), started, check)
+
+
+def _compile_module(
+    folder: ModelFolder, module: ModuleName, cache: EngineCache, tell: Callable[[Phase], None]
+) -> ModuleReport:
+    try:
+        from .compiling import compile_and_check
+    except ImportError as exc:
+        raise ModelNotReady(
+            f"compiling for OpenVINO needs {exc.name}, which is not installed; "
+            'install the extras: pip install "sangsang[build,openvino]"'
+        ) from exc
+    started = time.perf_counter()
+    tell("compiling")
+    path, check = compile_and_check(folder, module, cache)
+    tell("done")
+    return _module_report(f"{folder.label(module)}, compiled", path, started, check)
 
 
 def _build_engines(

@@ -1,5 +1,7 @@
 """Checks an export: against torch, and a row alone against the same row in a batch.
 
+What OpenVINO compiles is checked against ONNX Runtime, which runs the same graph.
+
 A UNet that takes adapters is checked with banks of random content.
 """
 
@@ -131,9 +133,46 @@ def _random_bank(folder: ModelFolder, layers: Sequence[str], ranks: Sequence[int
     return AdapterBank(adapters, store, layers)
 
 
+def check_compiled(
+    folder: ModelFolder,
+    module: ModuleName,
+    engine: Engine,
+    reference: Engine,
+    bank: AdapterBank | None = None,
+) -> CheckReport:
+    """Returns how an engine compares with another of the same module.
+
+    Args:
+        folder: the model.
+        module: which module.
+        engine: what is checked.
+        reference: what has been checked.
+        bank: the adapters of both, if any.
+
+    Raises:
+        ExportFailed: a difference exceeds `TOLERANCE`, or a value is not finite.
+    """
+    largest = 0.0
+    for seed, (batch, sides) in enumerate(_SHAPES):
+        inputs = _inputs(folder, module, batch, sides, bank, seed)
+        expected = reference.infer(inputs)[engine.outputs[0].name]
+        largest = max(largest, _difference(engine, expected, inputs, reference.backend))
+    inputs = _inputs(folder, module, _BATCHES[-1], _BATCH_SIDES, bank)
+    return CheckReport(largest, _is_row_exact(engine, inputs))
+
+
 def _compare(engine: Engine, network: nn.Module, inputs: dict[str, np.ndarray[Any, Any]]) -> float:
     with torch.inference_mode(), _one_thread():
         expected = network(*map(torch.from_numpy, inputs.values())).numpy()
+    return _difference(engine, expected, inputs, "torch")
+
+
+def _difference(
+    engine: Engine,
+    expected: np.ndarray[Any, Any],
+    inputs: dict[str, np.ndarray[Any, Any]],
+    reference: str,
+) -> float:
     actual = engine.infer(inputs)[engine.outputs[0].name]
     same_shape = expected.shape == actual.shape
     # NaN anywhere makes the result NaN, which no comparison lets pass.
@@ -141,7 +180,8 @@ def _compare(engine: Engine, network: nn.Module, inputs: dict[str, np.ndarray[An
     if not difference <= TOLERANCE * max(1.0, float(np.abs(expected).max())):
         shapes = {name: list(array.shape) for name, array in inputs.items()}
         raise ExportFailed(
-            f"the export of {engine.name} differs from torch by {difference:.2e} for {shapes}; "
+            f"the export of {engine.name} differs from {reference} by {difference:.2e} "
+            f"for {shapes} on {engine.backend}; "
             "please report the model's configuration"
         )
     return difference

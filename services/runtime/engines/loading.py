@@ -7,8 +7,9 @@ from ..models.folder import ModelFolder, ModuleName
 from .adapter_bank import AdapterBank, open_bank
 from .cache import DEFAULT_CACHE_PATH, BuildKey, DamagedBuild, EngineCache, NotBuilt
 from .engine import Engine
+from .remote_server import RemoteServer
 
-BACKENDS = ("onnxruntime", "tensorrt_rtx", "torch")
+BACKENDS = ("onnxruntime", "openvino", "tensorrt_rtx", "torch", "triton_server")
 
 
 def load_engine(
@@ -18,6 +19,7 @@ def load_engine(
     backend: str = "onnxruntime",
     threads: int = 1,
     cache: EngineCache | Path | None = None,
+    remote: RemoteServer | None = None,
 ) -> Engine:
     """Returns the engine of one module, ready to infer; the UNet's with the model's adapters.
 
@@ -27,10 +29,12 @@ def load_engine(
         backend: one of `BACKENDS`. Its packages are imported here and not before.
         threads: threads of one `infer`, at least 1. For `torch` they are the whole process's.
         cache: where builds lie that are not beside the model; None takes the user's cache.
+        remote: who runs the engine, for `triton_server`.
 
     Raises:
         ModelNotReady: the module has not been built for this backend, its build is damaged or
             from other weights, or the backend is unknown or not installed.
+        StageUnavailable: the server that runs the engine cannot be reached.
     """
     try:
         if backend == "onnxruntime":
@@ -40,6 +44,15 @@ def load_engine(
             return onnx_runtime.OnnxRuntimeEngine(
                 folder, module, build, threads=threads, bank=_bank(folder, module)
             )
+        if backend == "openvino":
+            from . import onnx_runtime, openvino_cpu
+
+            bank, place = _bank(folder, module), resolve_cache(cache)
+            graph = find_build(folder, onnx_runtime.build_key(folder, module), place)
+            build = openvino_cpu.compile_missing(
+                folder, module, graph, place, threads=threads, bank=bank
+            )
+            return openvino_cpu.OpenVinoEngine(folder, module, build, threads=threads, bank=bank)
         if backend == "tensorrt_rtx":
             from . import tensor_rt_rtx
 
@@ -51,6 +64,14 @@ def load_engine(
             from .torch_eager import TorchEngine
 
             return TorchEngine(folder, module, threads=threads, bank=_bank(folder, module))
+        if backend == "triton_server":
+            if remote is None or not remote.address:
+                raise ModelNotReady(
+                    "backend triton_server needs SANGSANG_TRITON_SERVER_ADDRESS, `host:port`"
+                )
+            from .triton_server import TritonServerEngine
+
+            return TritonServerEngine(folder, module, remote, bank=_bank(folder, module))
     except ImportError as exc:
         raise ModelNotReady(f"backend {backend} needs {exc.name}, which is not installed") from exc
     raise ModelNotReady(f"no backend {backend!r}; there are {', '.join(BACKENDS)}")

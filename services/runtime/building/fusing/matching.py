@@ -75,8 +75,6 @@ def producer(value: ir.Value | None, *op_types: str) -> ir.Node:
 def only_user(value: ir.Value, op_type: str) -> ir.Node:
     """Returns the only node that uses a value, which is a standard operator."""
     users = list(dict.fromkeys(use.node for use in value.uses()))
-    if value.is_graph_output():
-        raise NoMatch(f"{value.name} is an output of the graph too")
     if len(users) != 1:
         raise NoMatch(f"{value.name} is used by {len(users)} nodes, not by one {op_type}")
     if users[0].domain or users[0].op_type != op_type:

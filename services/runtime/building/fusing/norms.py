@@ -33,17 +33,12 @@ def find_group_norm(norm: ir.Node) -> Match:
 def find_group_norm_silu(norm: ir.Node) -> Match:
     """`silu(group_norm(x))`, at the GroupNormalization."""
     plain = find_group_norm(norm)
-    h = norm.outputs[0]
-    if h.is_graph_output():
-        raise NoMatch(f"{h.name} is an output of the graph too")
-    users = list(dict.fromkeys(use.node for use in h.uses()))
+    users = [use.node for use in norm.outputs[0].uses()]
     sigmoids = [user for user in users if user.op_type == "Sigmoid" and not user.domain]
     if not sigmoids:
         followed = ", ".join(sorted({user.op_type for user in users})) or "nothing"
         raise NoMatch(f"{followed} follows it, not SiLU")
     silu = find_silu(sigmoids[0])
-    if set(users) != set(silu.nodes):
-        raise NoMatch(f"{h.name} is used elsewhere too")
     return Match((norm, *silu.nodes), plain.inputs, plain.attributes)
 
 
