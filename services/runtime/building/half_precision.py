@@ -17,13 +17,27 @@ from .bank_graph import take_products
 from .failures import ExportFailed
 
 _F32, _F16 = ir.DataType.FLOAT, ir.DataType.FLOAT16
-_MOST_F16 = float(np.finfo(np.float16).max)
+MOST_F16 = float(np.finfo(np.float16).max)
 # Their inputs have to be known finely; all that leads to them stays f32.
 _PRECISE = frozenset({"Sin", "Cos"})
 # Inputs that the standard has in f32 whatever the others are.
 _F32_INPUTS = frozenset({("Resize", 1), ("Resize", 2)})
 # Their outputs' type is not that of their inputs.
 _TYPE_ATTRIBUTES = {"Cast": "to", "EyeLike": "dtype", "RandomNormalLike": "dtype"}
+
+
+def static_graph(model: onnx.ModelProto) -> onnx.ModelProto:
+    """Returns an exported graph without branches, the type of every value stated.
+
+    Raises:
+        ExportFailed: it branches where no adapter is, or its types cannot be told.
+    """
+    static = ir.from_proto(model)
+    take_products(static)
+    try:
+        return onnx.shape_inference.infer_shapes(ir.to_proto(static), strict_mode=True)
+    except Exception as exc:
+        raise ExportFailed(f"the types of the graph cannot be told: {exc}") from exc
 
 
 def to_half_precision(
@@ -34,22 +48,15 @@ def to_half_precision(
     """Returns a graph that computes in f16 and holds its weights.
 
     Args:
-        model: the exported graph, in f32, weights outside.
+        model: the graph in f32, weights outside, as `static_graph` returns it.
         weights: what the graph leaves out, f32, in the graph's shapes.
         shapes: of inputs that belong to the network rather than to a call, e.g. its adapters': they
             become f16 and of one size.
 
     Raises:
-        ExportFailed: the types of the graph cannot be told, it branches, or it uses weights that
-            are not given.
+        ExportFailed: it uses weights or has shapes of inputs that are not given.
     """
-    static = ir.from_proto(model)
-    take_products(static)
-    try:
-        proto = onnx.shape_inference.infer_shapes(ir.to_proto(static), strict_mode=True)
-    except Exception as exc:
-        raise ExportFailed(f"the types of the graph cannot be told: {exc}") from exc
-    typed = ir.from_proto(proto)
+    typed = ir.from_proto(model)
     _fill(typed.graph, weights)
     _fix_shapes(typed.graph, shapes)
     _Pass(typed.graph, frozenset(shapes)).run()
@@ -58,7 +65,7 @@ def to_half_precision(
 
 def half_of(array: NDArray[Any]) -> NDArray[np.float16]:
     """Returns values in f16; finite ones beyond its range become the largest of it."""
-    finite = np.where(np.isfinite(array), np.clip(array, -_MOST_F16, _MOST_F16), array)
+    finite = np.where(np.isfinite(array), np.clip(array, -MOST_F16, MOST_F16), array)
     return finite.astype(np.float16)
 
 

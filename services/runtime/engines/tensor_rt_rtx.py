@@ -5,6 +5,8 @@ this backend is that it builds. Running an engine needs one: nothing from `Tenso
 been run so far. tensorrt_rtx and torch are imported when an engine is loaded, not before.
 """
 
+import hashlib
+import json
 from collections.abc import Mapping
 from importlib import import_module
 from importlib.metadata import PackageNotFoundError, version
@@ -57,7 +59,9 @@ def build_key(
         f"{name} {' '.join('x'.join(map(str, shape)) for shape in shapes)}"
         for name, shapes in input_sizes(folder, module, bank).items()
     ]
-    sizes += [f"{name} {'x'.join(map(str, shape))}" for name, shape in bank_shapes(bank).items()]
+    if bank is not None:
+        shapes = json.dumps(bank_shapes(bank), sort_keys=True).encode()
+        sizes.append(f"adapters of the ranks {hashlib.sha256(shapes).hexdigest()}")
     return BuildKey(
         folder.label(module),
         folder.digest(module),
