@@ -17,7 +17,7 @@ from .bank_graph import take_products
 from .failures import ExportFailed
 
 _F32, _F16 = ir.DataType.FLOAT, ir.DataType.FLOAT16
-MOST_F16 = float(np.finfo(np.float16).max)
+_MOST_F16 = float(np.finfo(np.float16).max)
 # Their inputs have to be known finely; all that leads to them stays f32.
 _PRECISE = frozenset({"Sin", "Cos"})
 # Inputs that the standard has in f32 whatever the others are.
@@ -65,7 +65,7 @@ def to_half_precision(
 
 def half_of(array: NDArray[Any]) -> NDArray[np.float16]:
     """Returns values in f16; finite ones beyond its range become the largest of it."""
-    finite = np.where(np.isfinite(array), np.clip(array, -MOST_F16, MOST_F16), array)
+    finite = np.where(np.isfinite(array), np.clip(array, -_MOST_F16, _MOST_F16), array)
     return finite.astype(np.float16)
 
 

@@ -46,7 +46,7 @@ class EngineBuilder:
     ) -> None:
         self._folder = folder
         self._module: ModuleName = module
-        self._graph = graph / GRAPH_NAME
+        self._build = graph
         self._bank = bank
         self._temporary = tempfile.TemporaryDirectory(prefix="sangsang-")
 
@@ -64,12 +64,13 @@ class EngineBuilder:
             ModelNotReady: it cannot be converted, or f16 is not enough for it.
         """
         folder, module = self._folder, self._module
-        weights = read_weights(self._graph, folder.weights(module))
+        graph = self._build / GRAPH_NAME
         try:
-            exact = static_graph(onnx.load(self._graph, load_external_data=False))
+            exact = static_graph(onnx.load(graph, load_external_data=False))
+            weights = read_weights(graph, folder.weights(module))
             half = to_half_precision(exact, weights, bank_shapes(self._bank))
             ir.save(half, self._converted, external_data="weights.bin")
-            difference = check_half(folder, module, exact, weights, self._converted, self._bank)
+            difference = check_half(folder, module, self._build, self._converted, self._bank)
         except ExportFailed as exc:
             what = f"{folder.label(module)} of {folder.model_id}"
             raise ModelNotReady(f"{what} cannot be served in f16: {exc}") from exc
