@@ -122,6 +122,11 @@ def build_model(
     """
     if backend not in BACKENDS:
         raise ModelNotReady(f"no backend {backend!r}; there are {', '.join(BACKENDS)}")
+    if backend == "tensorrt_rtx":
+        from ..engines.tensor_rt_rtx import check_devices
+
+        # Before time is spent on what cannot be compiled.
+        check_devices(devices)
     started = time.perf_counter()
     place = EngineCache.beside(folder) if beside else resolve_cache(cache_dir)
     # What was built before is copied beside the model rather than built again.
@@ -217,10 +222,8 @@ def _build_engines(
     devices: Sequence[str],
     tell: Callable[[Phase], None],
 ) -> Iterator[ModuleReport]:
-    from ..engines.tensor_rt_rtx import TARGETS, build_key, library_version
-
-    library_version()
     try:
+        from ..engines.tensor_rt_rtx import TARGETS, build_key
         from .tensor_rt_rtx import EngineBuilder
     except ImportError as exc:
         raise _not_installed(exc) from exc

@@ -35,9 +35,17 @@ def static_graph(model: onnx.ModelProto) -> onnx.ModelProto:
     static = ir.from_proto(model)
     take_products(static)
     try:
-        return onnx.shape_inference.infer_shapes(ir.to_proto(static), strict_mode=True)
+        typed = onnx.shape_inference.infer_shapes(ir.to_proto(static), strict_mode=True)
     except Exception as exc:
         raise ExportFailed(f"the types of the graph cannot be told: {exc}") from exc
+    untyped = {
+        node.op_type
+        for node in ir.from_proto(typed).graph
+        if any(value.name and value.dtype is None for value in node.outputs)
+    }
+    if untyped:
+        raise ExportFailed(f"it has operators of unknown types: {', '.join(sorted(untyped))}")
+    return typed
 
 
 def to_half_precision(

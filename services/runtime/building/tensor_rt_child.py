@@ -28,7 +28,7 @@ def main() -> int:
     parser = trt.OnnxParser(network, logger)
     if not parser.parse_from_file(task["graph"]):
         errors = (parser.get_error(index) for index in range(parser.num_errors))
-        return _failed("; ".join(f"{error.node_name()}: {error.desc()}" for error in errors))
+        return _failed("; ".join(map(_parse_error, errors)))
     config = builder.create_builder_config()
     _set_target(config, trt, task["compute_capability"])
     profile = builder.create_optimization_profile()
@@ -46,6 +46,11 @@ def main() -> int:
 def _set_target(config: Any, trt: Any, name: str) -> None:
     config.num_compute_capabilities = 1
     config.set_compute_capability(getattr(trt.ComputeCapability, name), 0)
+
+
+def _parse_error(error: Any) -> str:
+    node = " ".join(filter(None, (error.node_operator(), error.node_name())))
+    return f"{node} is not taken ({error.code().name}): {error.desc()}"
 
 
 def _failed(reason: str) -> int:

@@ -7,7 +7,7 @@ been run so far. tensorrt_rtx and torch are imported when an engine is loaded, n
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from importlib import import_module
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -52,8 +52,7 @@ def build_key(
     Raises:
         ModelNotReady: TensorRT-RTX is not installed, or has no such target.
     """
-    if device not in TARGETS:
-        raise ModelNotReady(f"TensorRT-RTX does not build for {device!r}, only {_targets()}")
+    check_devices([device])
     graph = onnx_runtime.build_key(folder, module)
     sizes = [
         f"{name} {' '.join('x'.join(map(str, shape)) for shape in shapes)}"
@@ -71,6 +70,18 @@ def build_key(
         precision="f16",
         profile="; ".join((graph.profile, *sizes)),
     )
+
+
+def check_devices(devices: Sequence[str]) -> None:
+    """Checks that engines can be built for some GPUs.
+
+    Raises:
+        ModelNotReady: TensorRT-RTX is not installed, or does not know one of them.
+    """
+    library_version()
+    for device in devices:
+        if device not in TARGETS:
+            raise ModelNotReady(f"TensorRT-RTX does not build for {device!r}, only {_targets()}")
 
 
 def library_version() -> str:
