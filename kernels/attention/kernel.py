@@ -79,14 +79,14 @@ def attention_fwd_kernel(
         b_sum = b_sum * b_decay + tl.sum(b_weights, axis=1)
         b_greatest = b_next
 
-        p_rows = p_value + (start + o_key).to(tl.int64)[:, None] * value_stride
+        p_tokens = p_value + (start + o_key).to(tl.int64)[:, None] * value_stride
         m_tile = m_key[:, None] & m_depth[None, :]
-        b_value = tl.load(p_rows + o_depth[None, :], mask=m_tile, other=0.0)
+        b_value = tl.load(p_tokens + o_depth[None, :], mask=m_tile, other=0.0)
         b_weights = b_weights.to(b_value.dtype)
         b_out = tl.dot(b_weights, b_value, b_out * b_decay[:, None], input_precision="ieee")
         if BLOCK_REST > 0:
             m_tile = m_key[:, None] & m_rest[None, :]
-            b_value_rest = tl.load(p_rows + o_rest[None, :], mask=m_tile, other=0.0)
+            b_value_rest = tl.load(p_tokens + o_rest[None, :], mask=m_tile, other=0.0)
             b_out_rest *= b_decay[:, None]
             b_out_rest = tl.dot(b_weights, b_value_rest, b_out_rest, input_precision="ieee")
 

@@ -40,6 +40,11 @@ def lora_bank(x: Tensor, y: Tensor, down: Tensor, up: Tensor, scale: Tensor) -> 
     return _launch(*(tensor.contiguous() for tensor in (x, y, down, up, scale)))
 
 
+def rank_block(rank: int) -> int:
+    """Returns the columns of the tile that holds a rank: a power of two that tensor cores take."""
+    return max(next_power_of_two(rank), _LEAST_RANK_BLOCK)
+
+
 def _check(x: Tensor, y: Tensor, down: Tensor, up: Tensor, scale: Tensor) -> None:
     shapes = [tuple(tensor.shape) for tensor in (x, y, down, up, scale)]
     if x.ndim == y.ndim == 3 and down.ndim == up.ndim == 2:
@@ -70,7 +75,7 @@ def _launch(x: Tensor, y: Tensor, down: Tensor, up: Tensor, scale: Tensor) -> Te
         *(x, y, down, up, scale, row_tokens, rows * row_tokens, in_width, out_width, rank, out),
         BLOCK_TOKENS=BLOCK_TOKENS,
         BLOCK_IN=BLOCK_IN,
-        BLOCK_RANK=max(next_power_of_two(rank), _LEAST_RANK_BLOCK),
+        BLOCK_RANK=rank_block(rank),
         BLOCK_OUT=BLOCK_OUT,
         SPAN=min(SPAN, block_count(out_width, BLOCK_OUT) * BLOCK_OUT),
     )

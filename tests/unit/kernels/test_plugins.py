@@ -10,18 +10,28 @@ import sys
 from importlib.util import find_spec
 from pathlib import Path
 
+import plugin_launches
 import pytest
+
+import sangsang.kernels.geglu as kernels_geglu
+from sangsang.kernels.attention.op import depth_blocks
+from sangsang.kernels.attention.plugin import TILES, fitting_tactics
+from sangsang.kernels.compiling.plugins import FLOATS
 
 SUPPORT = Path(__file__).parents[2] / "support"
 
 
+FULL = os.environ.get("SANGSANG_TEST_KERNELS") == "full"
 # The layer is the same for all; `test_compiled.py` has the kernels for each.
-ARCHITECTURES = (80, 89, 90) if os.environ.get("SANGSANG_TEST_KERNELS") == "full" else (89,)
+ARCHITECTURES = (80, 89, 90) if FULL else (89,)
+TYPES = ("FLOAT", "HALF", "BF16")
+DEPTHS = (40, 64, 80, 160) if FULL else (40,)
+RANKS = (4, 32, 128) if FULL else (128,)
 
 
 @pytest.fixture(scope="module", params=ARCHITECTURES, ids=lambda architecture: f"sm_{architecture}")
-def found(request, tmp_path_factory):
-    """Launches by case."""
+def printed(request, tmp_path_factory):
+    """What the plugins say, from a process in which Triton compiles."""
     for package in ("triton", "tensorrt_bindings"):
         if find_spec(package) is None:
             pytest.skip(f"{package} is not installed: pip install 'sangsang[kernels-test]'")
@@ -29,43 +39,65 @@ def found(request, tmp_path_factory):
     environment.pop("TRITON_INTERPRET", None)
     environment["TRITON_CACHE_DIR"] = str(tmp_path_factory.mktemp("triton"))
     command = [sys.executable, "-m", "plugin_launches", str(request.param)]
+    command += ["full"] if FULL else []
     done = subprocess.run(command, env=environment, check=True, capture_output=True, timeout=280)
-    launches = json.loads(done.stdout)
-    return {case: [one for one in launches if one["case"] == case] for case in CASES}
+    return json.loads(done.stdout)
 
 
-CASES = (
-    *("geglu", "geglu, dynamic width"),
-    *("group norm, resident", "group norm, streamed", "group norm, dynamic size"),
-)
+@pytest.fixture
+def found(printed):
+    """Launches by case."""
+    cases: dict[str, list] = {}
+    for one in printed["launches"]:
+        cases.setdefault(one["case"], []).append(one)
+    return cases
+
+
+def offered(launches):
+    return {(*one["types"], one["tactic"]) for one in launches}
+
+
+def widths(one):
+    """Of the accesses in bytes: loads, then stores."""
+    return {int(width) for width in one["loads"]}, {int(width) for width in one["stores"]}
+
+
+def test_every_plugin_is_driven_here():
+    """No plugin is left out, and every operation without one says why."""
+    folder = Path(kernels_geglu.__file__).parents[1]
+    plugins = {path.parent.name for path in folder.glob("*/plugin.py")}
+    driven = {plugin.launch.__module__.split(".")[-2] for plugin in plugin_launches.PLUGINS}
+    assert driven == plugins
+    for path in folder.glob("*/kernel.py"):
+        said = (path.parent / "README.md").read_text("utf-8")
+        assert (path.parent.name in plugins) != ("no TensorRT plugin" in said), path.parent.name
 
 
 def test_every_kernel_assembles_and_takes_pointers_and_integers_only(found):
-    assert all(found.values())
+    assert len(found) >= 8
     for launches in found.values():
         for one in launches:
             assert one["assembler_says"] == ""
+            assert one["version"] == "8.0"
             assert one["arguments"] == len(one["types"]) + len(one["integers"])
             assert one["shared_bytes"] <= 48 * 1024
 
 
 def test_geglu_is_offered_in_each_type_with_each_tactic(found):
     launches = found["geglu"]
-    offered = {(*one["types"], one["tactic"]) for one in launches}
-    types = ("FLOAT", "HALF", "BF16")
-    assert offered == {(kind, kind, tactic) for kind in types for tactic in (512, 1024, 2048)}
+    assert offered(launches) == {(t, t, tactic) for t in TYPES for tactic in (512, 1024, 2048)}
     for one in launches:
         assert one["output_shapes"] == [[2, 4096, 1280]]
         assert one["integers"] == [1280]
         assert one["grid"] == [2 * 4096, -(-1280 // one["tactic"]), 1]
         assert one["thread_count"] * 8 == one["tactic"]
-        assert set(one["loads"]) == set(one["stores"]) == {"16"}
+        assert widths(one) == ({16}, {16})
 
 
 def test_a_width_that_is_not_known_is_read_by_the_element(found):
     for one in found["geglu, dynamic width"]:
-        size = {"FLOAT": "4"}.get(one["types"][0], "2")
-        assert set(one["loads"]) == set(one["stores"]) == {size}
+        size = {"FLOAT": 4}.get(one["types"][0], 2)
+        assert widths(one) == ({size}, {size})
 
 
 @pytest.mark.parametrize(
@@ -81,4 +113,67 @@ def test_group_norm_takes_the_kernel_that_fits(found, case, kernel, integers):
     assert one["name"] == kernel
     assert one["integers"] == integers
     assert one["grid"] == [2 * 32, 1, 1]
-    assert set(one["stores"]) == {"2" if "dynamic" in case else "16"}
+    assert widths(one)[1] == ({2} if "dynamic" in case else {16})
+
+
+@pytest.mark.parametrize("depth", DEPTHS)
+def test_attention_reads_heads_where_projections_left_them(found, depth):
+    width = 8 * depth
+    launches = found[f"attention, {depth}"]
+    tiles = {kind: fitting_tactics(depth, name) for kind, name in zip(TYPES, FLOATS, strict=True)}
+    assert offered(launches) == {(*[t] * 4, tactic) for t in TYPES for tactic in tiles[t]}
+    assert all(tiles.values())
+    for one in launches:
+        queries, keys, _ = TILES[one["tactic"] - 1]
+        assert one["output_shapes"] == [[2, 1024, width]]
+        assert one["grid"] == [-(-1024 // queries), 2 * 8, 1]
+        strides = [1024 * width, depth, width, *[77 * width, depth, width] * 2]
+        assert one["integers"] == [8, 1024, 77, *strides]
+        # 40 is no multiple of 16, and 8 values of half precision are 16 bytes. A small tile has
+        # fewer for each of its 128 threads.
+        size = 4 if one["types"][0] == "FLOAT" else 2
+        main, rest = depth_blocks(depth)
+        row = (rest or main) * size
+        assert min(widths(one)[0]) == min(16, min(queries, keys) * row // 128)
+        assert min(widths(one)[1]) == min(16, queries * row // 128)
+
+
+@pytest.mark.parametrize("history", (1, 2) if FULL else (2,))
+def test_the_guided_step_takes_outputs_of_any_type_and_gives_fp32(found, history):
+    launches = found[f"guided step, {history}"]
+    rest = ("FLOAT", "FLOAT", "FLOAT", "INT32", "FLOAT", "FLOAT", "FLOAT")
+    assert offered(launches) == {(t, *rest, tactic) for t in TYPES for tactic in (512, 1024, 2048)}
+    for one in launches:
+        assert one["output_shapes"] == [[8, 4, 64, 64]] * 2
+        assert one["integers"] == [8, 4 * 64 * 64]
+        assert one["grid"] == [8, 4 * 64 * 64 // one["tactic"], 1]
+        assert one["thread_count"] * 8 == one["tactic"]
+        # By 4 bytes only the two numbers of rows, the coefficients, and nothing that is written.
+        assert one["loads"]["4"] == 2 + 3 + 2 * history
+        assert widths(one) == ({4, 16}, {16})
+        assert not one["fuses_multiply_add"]
+
+
+@pytest.mark.parametrize("rank", RANKS)
+def test_the_bank_takes_its_adapters_as_inputs(found, rank):
+    launches = found[f"lora bank, {rank}"]
+    types = {(*[kind] * 4, "FLOAT", kind) for kind in TYPES}
+    assert offered(launches) == {(*t, tactic) for t in types for tactic in (256, 512, 1024)}
+    for one in launches:
+        narrow = one["types"][0] == "FLOAT" and rank > 64
+        assert one["output_shapes"] == [[2, 4096, 2560]]
+        assert one["integers"] == [4096, 2 * 4096, 320, 2560, rank]
+        assert one["grid"] == [2 * 4096 // (32 if narrow else 64), -(-2560 // one["tactic"]), 1]
+        assert widths(one)[1] == {16}
+
+
+def test_what_cannot_be_served_is_refused_when_the_engine_is_built(printed):
+    refused = printed["refused"]
+    assert refused["attention, dynamic width"] == (
+        "attention's width has to be known when the engine is built"
+    )
+    assert "heads of 1 to 256, not 4096 in 8" in refused["attention, wide heads"]
+    assert "guided_step's history has to be known" in refused["guided step, dynamic history"]
+    assert "rank of lora_bank's adapters has to be known" in refused["lora bank, dynamic rank"]
+    assert refused["lora bank, 129 ranks"] == "lora_bank takes up to 128 ranks, not 129"
+    assert refused["group norm, int8"] == "no kernel takes DataType.INT8"
