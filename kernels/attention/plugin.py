@@ -1,4 +1,4 @@
-"""Attention as a plugin of TensorRT engines: heads stay where the projections left them."""
+"""Attention without a mask as a plugin of TensorRT engines."""
 
 import math
 from collections.abc import Iterator
@@ -52,26 +52,24 @@ def _combine(call: PluginCall) -> Iterator[tuple[tuple[str, ...], list[int]]]:
 def _launch(call: PluginCall) -> PluginLaunch:
     from .kernel import attention_fwd_kernel
 
-    query, key, value = call.inputs
-    heads, depth = call.attributes["heads"], _depth(call)
+    query, key, _ = call.inputs
+    batch, heads, queries, _ = query.shape_expr
+    keys, depth = key.shape_expr[2], _depth(call)
     tile_queries, tile_keys, stages = TILES[call.tactic - 1]
-    batch, queries, width = query.shape_expr
     main, rest = depth_blocks(depth)
-    sizes = [heads, queries, key.shape_expr[1]]
-    for x in (query, key, value):
-        # Of a picture, a head and a token.
-        sizes += [x.shape_expr[1] * width, depth, width]
+    # Every head is a picture of one head: so the result lies head by head too, as the node says.
+    strides = [size for count in (queries, keys, keys) for size in (count * depth, depth, depth)]
     return PluginLaunch(
         kernel=attention_fwd_kernel,
         constants={
-            "SCALE_LOG2": call.attributes["scale"] * math.log2(math.e),
+            "SCALE_LOG2": call.attributes["root_scale"] ** 2 * math.log2(math.e),
             "DEPTH": depth,
             "BLOCK_QUERIES": tile_queries,
             "BLOCK_KEYS": tile_keys,
             "BLOCK_DEPTH": main,
             "BLOCK_REST": rest,
         },
-        sizes=tuple(sizes),
+        sizes=(1, queries, keys, *strides),
         grid=(blocks(queries, tile_queries), batch * heads),
         warp_count=WARPS,
         stage_count=stages,
@@ -82,22 +80,20 @@ def _depth(call: PluginCall) -> int:
     """Values of a head.
 
     Raises:
-        ValueError: they are not known when the engine is built, uneven, or more than the kernel
-            takes.
+        ValueError: they are not known when the engine is built, or more than the kernel takes.
     """
-    width = known(call.inputs[0].shape_expr[2], "attention's width")
-    heads = call.attributes["heads"]
-    if heads < 1 or width % heads or not 0 < width // heads <= DEPTH_LIMIT:
-        raise ValueError(f"attention takes heads of 1 to {DEPTH_LIMIT}, not {width} in {heads}")
-    return width // heads
+    depth = known(call.inputs[0].shape_expr[3], "the depth of attention's heads")
+    if depth > DEPTH_LIMIT:
+        raise ValueError(f"attention takes heads of up to {DEPTH_LIMIT} values, not {depth}")
+    return depth
 
 
-# `sangsang::Attention`: query `[batch, queries, heads * depth]`, key and value
-# `[batch, keys, heads * depth]` -> like query; attributes `heads` and `scale`.
+# `sangsang::ScaledAttention`: query `[batch, heads, queries, depth]`, key and value
+# `[batch, heads, keys, depth]` -> like query; `root_scale` is the square root of the scale.
 PLUGIN = Plugin(
-    name="Attention",
+    name="ScaledAttention",
     inputs=("query", "key", "value"),
-    attributes={"heads": int, "scale": float},
+    attributes={"root_scale": float},
     describe=_describe,
     launch=_launch,
     combine=_combine,

@@ -43,9 +43,8 @@ def cases(full):
 
 def attention(depth):
     """SD 1.5's cross-attention: 8 heads, 77 tokens."""
-    width = 8 * depth
-    shapes = [(2, 1024, width), (2, 77, width), (2, 77, width)]
-    return shapes, {"heads": 8, "scale": depth**-0.5}, {(i, 0) for i in range(3)}
+    shapes = [(2, 8, 1024, depth), (2, 8, 77, depth), (2, 8, 77, depth)]
+    return shapes, {"root_scale": depth**-0.25}, {(i, 0) for i in range(3)}
 
 
 def guided_step(history):
@@ -64,12 +63,12 @@ def lora_bank(rank):
 
 def refused(tensorrt):
     """What each plugin that cannot serve a case says instead."""
-    wide = [(2, 64, 8 * 512)] * 3
+    wide = [(2, 8, 64, 512)] * 3
     shapes, attributes, dynamic = attention(40)
     bank, _, batch = lora_bank(32)
     half = tensorrt.float16
     for name, plugin, these, given, unknown in (
-        ("attention, dynamic width", ATTENTION, shapes, attributes, dynamic | {(0, 2)}),
+        ("attention, dynamic depth", ATTENTION, shapes, attributes, dynamic | {(0, 3)}),
         ("attention, wide heads", ATTENTION, wide, attributes, dynamic),
         ("guided step, dynamic history", GUIDED_STEP, *guided_step(2)[:2], {(1, 0)}),
         ("lora bank, dynamic rank", LORA_BANK, bank, {}, batch | {(2, 1)}),

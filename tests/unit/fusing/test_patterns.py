@@ -471,7 +471,7 @@ def test_the_plugins_take_what_the_nodes_say(tmp_path):
     if find_spec("tensorrt_bindings") is None:
         pytest.skip("tensorrt-cu13-bindings is not installed: pip install 'sangsang[kernels-test]'")
     nodes = {}
-    for name in ("Geglu", "GroupNormSilu"):
+    for name in ("Geglu", "GroupNormSilu", "ScaledAttention"):
         plain = next(plain for plain, counts in MATCHES.values() if name in counts)
         [node] = onnx.ModelProto.FromString(fuse_graph(plain).content).graph.node
         values = {a.name: onnx.helper.get_attribute_value(a) for a in node.attribute}
@@ -479,9 +479,8 @@ def test_the_plugins_take_what_the_nodes_say(tmp_path):
     code = (
         "import json, sys, numpy as np, tensorrt_layer\n"
         "tensorrt = tensorrt_layer.install()\n"
-        "from sangsang.kernels.geglu import plugin as geglu\n"
-        "from sangsang.kernels.group_norm_silu import plugin as norm\n"
-        "for plugin in (geglu, norm): plugin.register_plugin(89)\n"
+        "from plugin_launches import PLUGINS\n"
+        "for plugin in PLUGINS: plugin.register(89)\n"
         "found = {}\n"
         "for name, values in json.loads(sys.argv[1]).items():\n"
         "    creator = tensorrt.get_plugin_registry().get_creator(name, '1', 'sangsang')\n"

@@ -117,18 +117,17 @@ def test_group_norm_takes_the_kernel_that_fits(found, case, kernel, integers):
 
 
 @pytest.mark.parametrize("depth", DEPTHS)
-def test_attention_reads_heads_where_projections_left_them(found, depth):
-    width = 8 * depth
+def test_attention_offers_the_tiles_that_fit(found, depth):
     launches = found[f"attention, {depth}"]
     tiles = {kind: fitting_tactics(depth, name) for kind, name in zip(TYPES, FLOATS, strict=True)}
     assert offered(launches) == {(*[t] * 4, tactic) for t in TYPES for tactic in tiles[t]}
     assert all(tiles.values())
     for one in launches:
         queries, keys, _ = TILES[one["tactic"] - 1]
-        assert one["output_shapes"] == [[2, 1024, width]]
+        assert one["output_shapes"] == [[2, 8, 1024, depth]]
         assert one["grid"] == [-(-1024 // queries), 2 * 8, 1]
-        strides = [1024 * width, depth, width, *[77 * width, depth, width] * 2]
-        assert one["integers"] == [8, 1024, 77, *strides]
+        strides = [1024 * depth, depth, depth, *[77 * depth, depth, depth] * 2]
+        assert one["integers"] == [1, 1024, 77, *strides]
         # 40 is no multiple of 16, and 8 values of half precision are 16 bytes. A small tile has
         # fewer for each of its 128 threads.
         size = 4 if one["types"][0] == "FLOAT" else 2
@@ -169,10 +168,10 @@ def test_the_bank_takes_its_adapters_as_inputs(found, rank):
 
 def test_what_cannot_be_served_is_refused_when_the_engine_is_built(printed):
     refused = printed["refused"]
-    assert refused["attention, dynamic width"] == (
-        "attention's width has to be known when the engine is built"
+    assert refused["attention, dynamic depth"] == (
+        "the depth of attention's heads has to be known when the engine is built"
     )
-    assert "heads of 1 to 256, not 4096 in 8" in refused["attention, wide heads"]
+    assert refused["attention, wide heads"] == "attention takes heads of up to 256 values, not 512"
     assert "guided_step's history has to be known" in refused["guided step, dynamic history"]
     assert "rank of lora_bank's adapters has to be known" in refused["lora bank, dynamic rank"]
     assert refused["lora bank, 129 ranks"] == "lora_bank takes up to 128 ranks, not 129"
