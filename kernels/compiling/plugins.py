@@ -172,7 +172,9 @@ def product(sizes: Iterable[Any]) -> Any:
 
 
 def blocks(size: Any, block: int) -> Any:
-    """Returns how many blocks cover a symbolic size."""
+    """Returns how many blocks cover a size, symbolic or a number."""
+    if isinstance(size, int):
+        return -(-size // block)
     import tensorrt.plugin as layer
 
     return layer.cdiv(size, block)

@@ -131,6 +131,7 @@ def test_attention_offers_the_tiles_that_fit(found, depth):
         # 40 is no multiple of 16, and 8 values of half precision are 16 bytes. A small tile has
         # fewer for each of its 128 threads.
         size = 4 if one["types"][0] == "FLOAT" else 2
+        assert size == 2 or queries <= 32
         main, rest = depth_blocks(depth)
         row = (rest or main) * size
         assert min(widths(one)[0]) == min(16, min(queries, keys) * row // 128)
