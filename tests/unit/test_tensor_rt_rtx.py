@@ -14,6 +14,7 @@ import pytest
 import torch
 from onnx import TensorProto, helper
 
+from sangsang.services.runtime.building import build as build_module
 from sangsang.services.runtime.building import tensor_rt_rtx as building
 from sangsang.services.runtime.building.build import build_model
 from sangsang.services.runtime.building.failures import ExportFailed
@@ -192,6 +193,18 @@ def test_an_operator_that_it_does_not_know_is_named(tmp_path, node, said):
 
 
 @needs_library
+def test_an_engine_is_for_the_target_that_was_asked_for(tmp_path):
+    """Of a graph as small as this, two builds for one target are the same bytes."""
+    graph = graph_of(tmp_path / "graph.onnx", helper.make_node("MatMul", ["x", "x"], ["y"]))
+    contents = {}
+    for device in (*TARGETS, "sm_89"):
+        building.build_engine(graph, tmp_path / "engine", device, SIZES)
+        content = (tmp_path / "engine").read_bytes()
+        assert contents.setdefault(device, content) == content
+    assert len(set(contents.values())) == len(TARGETS)
+
+
+@needs_library
 def test_a_failed_build_does_not_spoil_the_next(tmp_path):
     """Within one process it does: every build has its own."""
     bad = graph_of(tmp_path / "bad.onnx", helper.make_node("Det", ["x"], ["y"]))
@@ -220,15 +233,20 @@ def test_without_the_library_it_says_what_to_install(folder, tmp_path, monkeypat
         load_engine(folder, "unet", backend=BACKEND, cache=tmp_path)
     with pytest.raises(ModelNotReady, match=hint):
         build_model(folder, backend=BACKEND, cache_dir=tmp_path)
-    # Before minutes are spent on exporting what cannot be compiled.
-    assert not list(tmp_path.rglob("graph.onnx"))
+
+
+@needs_library
+def test_what_cannot_be_compiled_is_not_exported_first(folder, tmp_path, monkeypatch):
+    """An export takes minutes."""
+    monkeypatch.setattr(build_module, "_build_module", None)
+    with pytest.raises(ModelNotReady, match="'sm_90', only sm_80"):
+        build(folder, EngineCache(tmp_path), "sm_90")
 
 
 @needs_library
 def test_a_target_that_it_does_not_have_is_named(folder, tmp_path):
     with pytest.raises(ModelNotReady, match="'sm_90', only sm_80, sm_86, sm_89, sm_120"):
-        build(folder, EngineCache(tmp_path), "sm_90")
-    assert not list(tmp_path.rglob("graph.onnx"))
+        build_key(folder, "unet", "sm_90", None)
 
 
 @needs_library
