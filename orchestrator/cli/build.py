@@ -12,6 +12,12 @@ from .console import DEFAULT_CACHE, CacheDir
 def build(
     model_folder: Annotated[Path, typer.Argument(help="Folder in the diffusers layout.")],
     backend: Annotated[str, typer.Option(help="Engine backend.")] = "onnxruntime",
+    device: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="GPU to build engines for, e.g. sm_89; all that the backend knows if none."
+        ),
+    ] = None,
     cache_dir: CacheDir = DEFAULT_CACHE,
     beside: Annotated[
         bool,
@@ -22,4 +28,6 @@ def build(
 
     Reads safetensors only: pickle weights are refused. What is built already is left alone.
     """
-    build_folder(model_folder, backend=backend, cache_dir=cache_dir, beside=beside)
+    build_folder(
+        model_folder, backend=backend, devices=device or (), cache_dir=cache_dir, beside=beside
+    )

@@ -1,5 +1,6 @@
 """Building with a progress bar, for `sangsang build` and for what starts a mesh."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
@@ -27,7 +28,9 @@ def build_missing(folders: list[Path], cache_dir: Path) -> None:
             build_folder(path, backend="onnxruntime", cache_dir=cache_dir, beside=False)
 
 
-def build_folder(path: Path, *, backend: str, cache_dir: Path, beside: bool) -> None:
+def build_folder(
+    path: Path, *, backend: str, cache_dir: Path, beside: bool, devices: Sequence[str] = ()
+) -> None:
     """Builds a model and prints what was done.
 
     Raises:
@@ -52,6 +55,7 @@ def build_folder(path: Path, *, backend: str, cache_dir: Path, beside: bool) -> 
             backend=backend,
             cache_dir=cache_dir,
             beside=beside,
+            devices=devices,
             max_step_count=Manifest.read(folder).limits.step_count.max,
             progress=show,
         )

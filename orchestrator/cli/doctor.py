@@ -18,6 +18,10 @@ _EXTRAS = {
     "build models": ("build", ("torch", "diffusers", "transformers", "onnx", "onnxscript")),
     "train and evaluate models": ("train", ("accelerate", "matplotlib", "peft")),
     "run kernels (GPU, or the interpreter)": ("", ("triton",)),
+    "build engines of TensorRT-RTX (running them needs a GPU)": (
+        "build,tensorrt-rtx",
+        ("tensorrt_rtx", "onnx", "torch"),
+    ),
     "TensorRT engines": ("", ("tensorrt",)),
 }
 

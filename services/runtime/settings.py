@@ -66,7 +66,9 @@ class ProcessSettings(BaseSettings):
 class ServiceSettings(ProcessSettings):
     """Settings of a stage service."""
 
-    backend: Literal["onnxruntime", "openvino", "torch", "triton_server"] = "onnxruntime"
+    backend: Literal["onnxruntime", "openvino", "tensorrt_rtx", "torch", "triton_server"] = (
+        "onnxruntime"
+    )
     """Engine backend."""
 
     engine_threads: int = Field(default=1, ge=1)

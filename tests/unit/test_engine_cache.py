@@ -1,6 +1,8 @@
 """The cache of builds: what is stored is found, what is damaged is not."""
 
 import json
+import subprocess
+import sys
 import threading
 from dataclasses import replace
 
@@ -112,6 +114,27 @@ def test_a_failed_rebuild_keeps_the_old_entry(cache):
     with pytest.raises(RuntimeError), cache.writing(KEY):
         raise RuntimeError("stop")
     assert cache.find(KEY)
+
+
+def test_what_a_killed_build_left_goes_with_the_next(cache):
+    code = (
+        "import sys, time; from pathlib import Path\n"
+        "from sangsang.services.runtime.engines.cache import BuildKey, EngineCache\n"
+        f"cache = EngineCache(Path(sys.argv[1]), single={cache.single})\n"
+        f"with cache.writing({KEY!r}) as target:\n"
+        "    (target / 'graph.onnx').write_bytes(b'half')\n"
+        "    print('half', flush=True); time.sleep(60)\n"
+    )
+    command = [sys.executable, "-c", code, str(cache.root)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE) as build:
+        assert build.stdout.readline() == b"half\n"
+        build.kill()
+    assert leftovers(cache)
+    with pytest.raises(NotBuilt):
+        cache.find(KEY)
+    store(cache)
+    assert (cache.find(KEY) / "graph.onnx").read_bytes() == b"graph"
+    assert not leftovers(cache)
 
 
 def test_builders_wait_for_each_other(cache):

@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 import onnx_ir as ir
+from onnx_ir.passes import common as passes
 
 from ..engines.adapter_bank import SCALE_NAME, bank_input_names
 from .failures import ExportFailed
@@ -39,6 +40,35 @@ def insert_bank(graph: ir.Graph, weights: Mapping[str, ir.Value], layers: Sequen
         if weight is None:
             raise ExportFailed(f"{layer} cannot be adapted: its weight is not in the graph")
         _Layer(graph, layer, weight, scales).adapt()
+
+
+def take_products(model: ir.Model) -> None:
+    """Makes a graph always compute its adapters' products, in place: no branch is left.
+
+    For compilers: one static graph fuses and replays where a branch is a barrier. A batch without
+    adapters adds a product with zeros.
+
+    Raises:
+        ExportFailed: the graph branches elsewhere too.
+    """
+    graph = model.graph
+    for node in [node for node in graph if node.op_type == "If"]:
+        branches = [node.attributes[name].as_graph() for name in ("then_branch", "else_branch")]
+        product, plain = branches
+        if [one.op_type for one in plain] != ["Constant"] or len(node.outputs) != 1:
+            raise ExportFailed(f"the graph branches at {node.name}")
+        nodes, output = list(product), product.outputs[0]
+        for inner in nodes:
+            # Every branch counts its own from zero.
+            inner.name = f"{product.name}.{inner.name}"
+            for value in inner.outputs:
+                value.name = f"{product.name}.{value.name}"
+        product.remove(nodes)
+        product.outputs.clear()
+        graph.insert_before(node, nodes)
+        node.outputs[0].replace_all_uses_with(output)
+        graph.remove(node, safe=True)
+    passes.RemoveUnusedNodesPass()(model)
 
 
 class _Scales:

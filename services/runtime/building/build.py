@@ -8,11 +8,12 @@ them.
 import shutil
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, TypeAlias
 
+from ..engines.adapter_bank import open_bank
 from ..engines.cache import ENTRY_NAME, BuildKey, EngineCache
 from ..engines.loading import BACKENDS, find_build, resolve_cache
 from ..engines.weightless import GRAPH_NAME, write_weight_list
@@ -56,9 +57,9 @@ class ModuleReport:
         seconds: time it took.
         size_bytes: bytes of what was stored, weights excluded.
         max_difference: largest absolute difference over all checks from torch, for a compiled
-            module from ONNX Runtime; None when reused.
+            module or an engine from ONNX Runtime in f32; None when reused.
         row_exact: whether a row got the same bits in batches of every size that was tried, on
-            this machine with one thread; None when reused.
+            this machine with one thread; None when reused, or where none was tried.
         reused: whether a sound build was there already.
         path: folder of the build.
     """
@@ -97,6 +98,7 @@ def build_model(
     backend: str = "onnxruntime",
     cache_dir: EngineCache | Path | None = None,
     beside: bool = False,
+    devices: Sequence[str] = (),
     max_step_count: int = DEFAULT_MAX_STEP_COUNT,
     progress: Progress | None = None,
 ) -> BuildReport:
@@ -108,6 +110,8 @@ def build_model(
         cache_dir: where builds lie; None takes the user's cache.
         beside: whether to store them in the model's own folder, to be shipped with it. What is
             compiled for this machine goes to the cache all the same.
+        devices: GPUs that `tensorrt_rtx` builds engines for, e.g. `sm_89`; none means all that it
+            knows. Of no meaning for other backends.
         max_step_count: most denoising steps that a request may ask for; tables take time to
             compile in proportion. Tables that are there already keep theirs.
         progress: told at each phase of each part.
@@ -118,6 +122,11 @@ def build_model(
     """
     if backend not in BACKENDS:
         raise ModelNotReady(f"no backend {backend!r}; there are {', '.join(BACKENDS)}")
+    if backend == "tensorrt_rtx":
+        from ..engines.tensor_rt_rtx import check_devices
+
+        # Before time is spent on what cannot be compiled.
+        check_devices(devices)
     started = time.perf_counter()
     place = EngineCache.beside(folder) if beside else resolve_cache(cache_dir)
     # What was built before is copied beside the model rather than built again.
@@ -130,6 +139,9 @@ def build_model(
         reports.append(_build_module(part, module, place, source, tell))
         if backend == "openvino":
             reports.append(_compile_module(part, module, resolve_cache(cache_dir), tell))
+        if backend == "tensorrt_rtx":
+            graph = reports[-1].path
+            reports += _build_engines(part, module, graph, place, source, devices, tell)
     tell = _teller(progress, "samplers", len(parts), len(parts) + 1)
     tell("compiling")
     with warnings.catch_warnings():
@@ -201,6 +213,38 @@ def _compile_module(
     return _module_report(f"{folder.label(module)}, compiled", path, started, check)
 
 
+def _build_engines(
+    folder: ModelFolder,
+    module: ModuleName,
+    graph: Path,
+    place: EngineCache,
+    source: EngineCache | None,
+    devices: Sequence[str],
+    tell: Callable[[Phase], None],
+) -> Iterator[ModuleReport]:
+    try:
+        from ..engines.tensor_rt_rtx import TARGETS, build_key
+        from .tensor_rt_rtx import EngineBuilder
+    except ImportError as exc:
+        raise _not_installed(exc) from exc
+    bank = open_bank(folder) if module == "unet" else None
+    with EngineBuilder(folder, module, graph, bank) as builder:
+        for device in devices or TARGETS:
+            started, check = time.perf_counter(), None
+            tell("compiling")
+            key = build_key(folder, module, device, bank)
+            found = _find(folder, key, place, beside=source is not None)
+            if found is None:
+                with place.writing(key) as target:
+                    found = _find(folder, key, place, beside=source is not None)
+                    if found is None and not _copy(key, source, target):
+                        builder.build(target, device)
+                        check = builder.check
+            path = found or place.entry_path(key)
+            yield _module_report(f"{folder.label(module)}, {device}", path, started, check)
+    tell("done")
+
+
 def _find(folder: ModelFolder, key: BuildKey, place: EngineCache, *, beside: bool) -> Path | None:
     try:
         return place.find(key) if beside else find_build(folder, key, place)
@@ -234,6 +278,13 @@ def _module_report(
     )
 
 
+def _not_installed(error: ImportError) -> ModelNotReady:
+    return ModelNotReady(
+        f"building needs {error.name}, which is not installed; "
+        'install the extra: pip install "sangsang[build]"'
+    )
+
+
 def _export_and_check(
     folder: ModelFolder, module: ModuleName, target: Path, tell: Callable[[Phase], None]
 ) -> CheckReport:
@@ -243,10 +294,7 @@ def _export_and_check(
         from .checking import check_export
         from .export import export_module
     except ImportError as exc:
-        raise ModelNotReady(
-            f"building needs {exc.name}, which is not installed; "
-            'install the extra: pip install "sangsang[build]"'
-        ) from exc
+        raise _not_installed(exc) from exc
     try:
         network = load_module(folder, module)
         tell("exporting")

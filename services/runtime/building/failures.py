@@ -13,8 +13,9 @@ class CheckReport:
 
     Attributes:
         max_difference: largest absolute difference from torch, over several shapes.
-        row_exact: whether a row got the same bits in batches of every size that was tried.
+        row_exact: whether a row got the same bits in batches of every size that was tried; None if
+            none was.
     """
 
     max_difference: float
-    row_exact: bool
+    row_exact: bool | None

@@ -25,6 +25,7 @@ BESIDE_NAME = "engines"
 DEFAULT_CACHE_PATH = Path("~/.cache/sangsang")
 
 _FORMAT = 1
+_ANY_DEVICE = "any"
 
 
 class NotBuilt(ModelNotReady):
@@ -53,7 +54,7 @@ class BuildKey:
     module_digest: str
     backend: str
     backend_version: str
-    device: str = "any"
+    device: str = _ANY_DEVICE
     precision: str = "f32"
     profile: str = "dynamic"
 
@@ -67,8 +68,8 @@ class EngineCache:
 
     Attributes:
         root: the folder; made when the first entry is written.
-        single: whether it keeps one entry for each module and backend, replaced when the model
-            changes, as beside a model, rather than one for each key.
+        single: whether it keeps one entry for each module, backend and device, replaced when the
+            model changes, as beside a model, rather than one for each key.
     """
 
     def __init__(self, root: Path, *, single: bool = False) -> None:
@@ -83,6 +84,8 @@ class EngineCache:
     def entry_path(self, key: BuildKey) -> Path:
         """Returns where the entry of a key lies, whether or not it exists."""
         name = key.module if self.single else f"{key.module}-{key.digest()[:20]}"
+        if self.single and key.device != _ANY_DEVICE:
+            name = f"{name}-{key.device}"
         return self.root / key.backend / name
 
     def find(self, key: BuildKey) -> Path:
@@ -116,6 +119,7 @@ class EngineCache:
         # Beside a model no lock file may stay behind: there the folder itself is locked.
         lock = final.parent if self.single else final.parent / f".{final.name}.lock"
         with _locked(lock):
+            _sweep(final)
             temporary = Path(tempfile.mkdtemp(prefix=f".{final.name}.", dir=final.parent))
             try:
                 yield temporary
@@ -155,6 +159,13 @@ def _replace(final: Path, temporary: Path) -> None:
         shutil.rmtree(old, ignore_errors=True)
     else:
         temporary.rename(final)
+
+
+def _sweep(final: Path) -> None:
+    """Removes what builds of this entry left that were killed; nobody else has the lock."""
+    for stale in final.parent.glob(f".{final.name}.*"):
+        if stale.is_dir():
+            shutil.rmtree(stale, ignore_errors=True)
 
 
 @contextmanager

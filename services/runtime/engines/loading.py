@@ -9,7 +9,7 @@ from .cache import DEFAULT_CACHE_PATH, BuildKey, DamagedBuild, EngineCache, NotB
 from .engine import Engine
 from .remote_server import RemoteServer
 
-BACKENDS = ("onnxruntime", "openvino", "torch", "triton_server")
+BACKENDS = ("onnxruntime", "openvino", "tensorrt_rtx", "torch", "triton_server")
 
 
 def load_engine(
@@ -53,6 +53,13 @@ def load_engine(
                 folder, module, graph, place, threads=threads, bank=bank
             )
             return openvino_cpu.OpenVinoEngine(folder, module, build, threads=threads, bank=bank)
+        if backend == "tensorrt_rtx":
+            from . import tensor_rt_rtx
+
+            bank, device = _bank(folder, module), tensor_rt_rtx.gpu_device()
+            key = tensor_rt_rtx.build_key(folder, module, device, bank)
+            build = find_build(folder, key, cache)
+            return tensor_rt_rtx.TensorRtRtxEngine(folder, module, build, bank=bank)
         if backend == "torch":
             from .torch_eager import TorchEngine
 
@@ -88,8 +95,14 @@ def find_build(folder: ModelFolder, key: BuildKey, cache: EngineCache | Path | N
             problems.append(exc.message)
     raise ModelNotReady(
         f"{key.module} of {folder.model_id} is not built for {key.backend} "
-        f"({'; '.join(problems)}); run `sangsang build {folder.path}`"
+        f"({'; '.join(problems)}); run `sangsang build {folder.path}{_option(key.backend)}`"
     )
+
+
+def _option(backend: str) -> str:
+    # What is not a backend of its own, as the sampler tables, is built with any.
+    other = backend in BACKENDS and backend != BACKENDS[0]
+    return f" --backend {backend}" if other else ""
 
 
 def resolve_cache(cache: EngineCache | Path | None) -> EngineCache:
