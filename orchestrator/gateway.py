@@ -19,7 +19,7 @@ from .generation import GenerationResult, Generator
 from .pipeline import Picture
 from .plan import GenerationPlan
 from .progress import ProgressFeed
-from .validation import make_plan
+from .validation import TENANT_KEY, make_plan
 
 
 class ImageGenerationGateway(imaging_grpc.ImageGenerationServiceServicer):
@@ -40,6 +40,7 @@ class ImageGenerationGateway(imaging_grpc.ImageGenerationServiceServicer):
             request.spec,
             self._catalogue,
             request_id=request.request_id,
+            tenant=_tenant(context),
             max_picture_pixels=self._max_picture_pixels,
         )
         _note_request(plan)
@@ -57,6 +58,7 @@ class ImageGenerationGateway(imaging_grpc.ImageGenerationServiceServicer):
             request.spec,
             self._catalogue,
             request_id=request.request_id,
+            tenant=_tenant(context),
             preview_interval_step_count=request.preview_interval_step_count,
             max_picture_pixels=self._max_picture_pixels,
         )
@@ -73,6 +75,11 @@ class ImageGenerationGateway(imaging_grpc.ImageGenerationServiceServicer):
             yield imaging.StreamGenerateImagesResponse(summary=to_stats(result))
         finally:
             await _end(task)
+
+
+def _tenant(context: Any) -> str | None:
+    """Returns whom a call's metadata says that it is for; None if it does not say."""
+    return dict(context.invocation_metadata() or ()).get(TENANT_KEY)
 
 
 def _event(event: Any, plan: GenerationPlan) -> imaging.StreamGenerateImagesResponse:
@@ -104,12 +111,14 @@ def _note_request(plan: GenerationPlan) -> None:
         telemetry.REQUEST_ID: plan.request_id,
         telemetry.MODEL_ID: plan.model_id,
         telemetry.TIER: plan.tier,
+        telemetry.TENANT: plan.tenant,
     }
     trace.get_current_span().set_attributes(facts)
     structlog.contextvars.bind_contextvars(
         request_id=plan.request_id,
         model_id=plan.model_id,
         tier=plan.tier,
+        tenant=plan.tenant,
         step_count=plan.step_count,
         image_count=len(plan.seeds),
         prompt_length=len(plan.prompt),

@@ -5,6 +5,9 @@ from typing import Literal
 
 TierName = Literal["free", "pro"]
 
+# The tenant of a call that names none.
+ANONYMOUS = "anonymous"
+
 
 @dataclass(frozen=True, slots=True)
 class GenerationPlan:
@@ -17,6 +20,7 @@ class GenerationPlan:
         strength: share of the schedule to run, in (0, 1]; 1 for text to image.
         quality: of a lossy format, 1 to 100.
         preview_interval_step_count: steps between two previews; 0 for none.
+        tenant: whom it is for.
     """
 
     request_id: str
@@ -37,6 +41,7 @@ class GenerationPlan:
     quality: int
     embed_parameters: bool
     preview_interval_step_count: int
+    tenant: str = ANONYMOUS
 
     @property
     def guided(self) -> bool:

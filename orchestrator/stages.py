@@ -181,6 +181,9 @@ class Stages:
             seed=seed,
             noise_draw_count=start.noise_draw_count,
             preview_interval_step_count=plan.preview_interval_step_count,
+            tier=plan.tier,
+            tenant=plan.tenant,
+            request_id=plan.request_id,
         )
         responses = self._callers["diffusion"].stream(self._diffusion.Denoise, request)
         with _public_fields():

@@ -1,6 +1,7 @@
 """Requests to plans: every bad field is named at once, with its limit; nothing is clamped."""
 
 import math
+import re
 import secrets
 import uuid
 from typing import Any
@@ -10,7 +11,7 @@ from sangsang.imaging.v1 import image_generation_service_pb2 as imaging
 from ..services.runtime.errors import FieldViolation, InvalidRequest
 from ..services.runtime.picture_checks import PictureLimits, picture_violations
 from .catalogue import Catalogue, ModelLimits, ServedModel
-from .plan import GenerationPlan, TierName
+from .plan import ANONYMOUS, GenerationPlan, TierName
 
 MAX_TEXT_CHARACTERS = 2000
 MAX_INITIAL_IMAGE_BYTES = 8 * 1024 * 1024
@@ -18,7 +19,11 @@ MAX_PREVIEW_INTERVAL = 1000
 MAX_SEED = 2**63 - 1
 DEFAULT_STRENGTH = 0.8
 DEFAULT_QUALITY = 90
+# Key of a call's metadata that names its tenant.
+TENANT_KEY = "sangsang-tenant"
 MIME_TYPES = ("image/png", "image/jpeg", "image/webp", "image/avif")
+
+_TENANT = re.compile(r"[A-Za-z0-9._-]{1,64}")
 
 TIER_NAMES: dict[int, TierName] = {imaging.TIER_FREE: "free", imaging.TIER_PRO: "pro"}
 
@@ -28,6 +33,7 @@ def make_plan(
     catalogue: Catalogue,
     *,
     request_id: str = "",
+    tenant: str | None = None,
     preview_interval_step_count: int = 0,
     max_picture_pixels: int = PictureLimits().max_pixels,
 ) -> GenerationPlan:
@@ -37,6 +43,7 @@ def make_plan(
         spec: what to make.
         catalogue: the models that are served, with their limits.
         request_id: the caller's UUID; empty for one of ours.
+        tenant: whom the caller says that it is for; None if it does not say.
         preview_interval_step_count: steps between two previews; 0 for none.
         max_picture_pixels: most pixels of an initial image.
 
@@ -48,6 +55,7 @@ def make_plan(
     check.text("spec.prompt", spec.prompt, required=True)
     check.text("spec.negative_prompt", spec.negative_prompt)
     check.request_id(request_id)
+    check.tenant(tenant)
     check.within(
         "preview_interval_step_count", preview_interval_step_count, 0, MAX_PREVIEW_INTERVAL
     )
@@ -77,6 +85,7 @@ def make_plan(
         quality=quality,
         embed_parameters=spec.embed_parameters if spec.HasField("embed_parameters") else True,
         preview_interval_step_count=preview_interval_step_count,
+        tenant=ANONYMOUS if tenant is None else tenant,
         **settings,
     )
 
@@ -152,6 +161,11 @@ class _Check:
                 uuid.UUID(value)
         except ValueError:
             self.add("request_id", f"must be a UUID, got {value[:40]!r}")
+
+    def tenant(self, value: str | None) -> None:
+        if value is not None and not _TENANT.fullmatch(value):
+            text = "must be 1 to 64 characters of [A-Za-z0-9._-]"
+            self.add(TENANT_KEY, f"{text}, got {value[:40]!r}")
 
     def choice(self, field: str, value: str, choices: tuple[str, ...]) -> str:
         if value not in choices:

@@ -24,6 +24,7 @@ MAX_GUIDANCE_SCALE = 100.0
 # A picture's starting noise and its VAE sample are two; beyond a few, skipping is only work.
 MAX_NOISE_DRAW_COUNT = 64
 MAX_PREVIEW_INTERVAL = 1000
+MAX_NAME_CHARACTERS = 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,6 +81,8 @@ def to_job(
         noise_draw_count=request.noise_draw_count,
         preview_interval_step_count=request.preview_interval_step_count,
         deadline_s=None if left_s is None else time.monotonic() + left_s,
+        tier=request.tier,
+        tenant=request.tenant,
         trace=trace,
     )
 
@@ -175,8 +178,15 @@ def _number_violations(request: messages.DenoiseRequest) -> list[FieldViolation]
             f"must be 0 to {MAX_PREVIEW_INTERVAL}, got {request.preview_interval_step_count}",
         ),
     ]
+    checks += [_name_check(request, name) for name in ("tier", "tenant", "request_id")]
     found = [FieldViolation(name, text) for name, fits, text in checks if not fits]
     return found + (_strength_violations(request) if request.HasField("initial_latents") else [])
+
+
+def _name_check(request: messages.DenoiseRequest, name: str) -> tuple[str, bool, str]:
+    length = len(getattr(request, name))
+    text = f"must be at most {MAX_NAME_CHARACTERS} characters, got {length}"
+    return name, length <= MAX_NAME_CHARACTERS, text
 
 
 def _strength_violations(request: messages.DenoiseRequest) -> list[FieldViolation]:

@@ -46,6 +46,8 @@ class DenoiseJob:
         noise_draw_count: draws taken from that generator before.
         preview_interval_step_count: steps between previews; 0 for none.
         deadline_s: when it is of no use any more, on `time.monotonic`; None for never.
+        tier: that it shares steps in.
+        tenant: whom it is for.
         trace: whatever the observer needs to link a step to this job, e.g. a span context.
     """
 
@@ -59,6 +61,8 @@ class DenoiseJob:
     noise_draw_count: int = 0
     preview_interval_step_count: int = 0
     deadline_s: float | None = None
+    tier: str = ""
+    tenant: str = ""
     trace: Any = None
 
     @property

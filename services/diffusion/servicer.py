@@ -106,6 +106,9 @@ def _note_request(span: trace.Span, request: messages.DenoiseRequest) -> None:
             telemetry.SCHEDULER: request.scheduler[:40],
             telemetry.STEP_COUNT: request.step_count,
             telemetry.GUIDANCE_SCALE: request.guidance_scale,
+            telemetry.TIER: request.tier,
+            telemetry.TENANT: request.tenant,
+            telemetry.REQUEST_ID: request.request_id,
         }
     )
 

@@ -94,6 +94,12 @@ async def test_a_broken_picture_is_named_with_the_other_bad_fields(mesh, content
     assert len(asked) == 1, "the stage was asked for the good request only"
 
 
+async def test_a_bad_tenant_is_named(mesh):
+    error = await refused(mesh, tenant="a b")
+    assert error.code() is grpc.StatusCode.INVALID_ARGUMENT
+    assert set(bad_fields(error)) == {"sangsang-tenant"}
+
+
 async def test_an_unknown_model_is_not_found(mesh):
     error = await refused(mesh, model_id="nonsense")
     assert error.code() is grpc.StatusCode.NOT_FOUND

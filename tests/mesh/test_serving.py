@@ -30,6 +30,19 @@ async def test_a_stream_is_accepted_progress_image_summary(mesh):
     assert 0 < summary.compute_seconds < summary.total_duration.ToTimedelta().total_seconds()
 
 
+async def test_tier_tenant_and_request_reach_the_diffusion_stage(mesh):
+    fields = {"model_id": "tiny", "prompt": "a cat", "step_count": 1}
+    request_id = "5f0c6a52-8f5e-4a53-9f0f-6c9d4d1c7f0a"
+    free = imaging.TIER_FREE
+    await mesh.generate(**fields, tier=free, tenant="shop-1", request_id=request_id)
+    await mesh.generate(**fields, tier=imaging.TIER_PRO)
+    names = ("sangsang.tier", "sangsang.tenant")
+    spans = mesh.spans.named("Denoise", server=True)
+    seen = [tuple(span.attributes[name] for name in names) for span in spans]
+    assert seen == [("free", "shop-1"), ("pro", "anonymous")]
+    assert spans[0].attributes["sangsang.request.id"] == request_id
+
+
 async def test_the_unary_answer_equals_the_stream(mesh):
     fields = {"model_id": "tiny", "prompt": "a cat", "step_count": 3, "seed": 5}
     unary = await mesh.generate(**fields)

@@ -48,12 +48,18 @@ class Mesh:
     stages: dict[str, object] = field(default_factory=dict)
 
     async def generate(
-        self, *, timeout: float = 120.0, request_id: str = "", **fields: object
+        self,
+        *,
+        timeout: float = 120.0,
+        request_id: str = "",
+        tenant: str | None = None,
+        **fields: object,
     ) -> imaging.GenerateImagesResponse:
         request = imaging.GenerateImagesRequest(
             spec=imaging.ImageSpec(**fields), request_id=request_id
         )
-        return await self.stub.GenerateImages(request, timeout=timeout)
+        metadata = () if tenant is None else (("sangsang-tenant", tenant),)
+        return await self.stub.GenerateImages(request, timeout=timeout, metadata=metadata)
 
     def stream(self, *, timeout: float = 120.0, previews: int = 0, **fields: object):
         request = imaging.StreamGenerateImagesRequest(

@@ -190,6 +190,19 @@ def test_a_request_id_must_be_a_uuid(request_id):
     assert [v.field for v in failed.value.violations] == ["request_id"]
 
 
+def test_the_tenant_is_the_callers_or_anonymous():
+    assert make_plan(spec(), CATALOGUE).tenant == "anonymous"
+    assert make_plan(spec(), CATALOGUE, tenant="Shop-1.eu_a").tenant == "Shop-1.eu_a"
+    assert make_plan(spec(), CATALOGUE, tenant="a" * 64).tenant == "a" * 64
+
+
+@pytest.mark.parametrize("tenant", ["", "a b", "a/b", "a\n", "\u00e9", "a" * 65])
+def test_a_tenant_must_be_a_short_plain_name(tenant):
+    with pytest.raises(InvalidRequest) as failed:
+        make_plan(spec(), CATALOGUE, tenant=tenant)
+    assert [v.field for v in failed.value.violations] == ["sangsang-tenant"]
+
+
 @given(st.binary(max_size=300))
 def test_any_bytes_become_a_plan_or_an_error_of_ours(data):
     message = imaging.ImageSpec()

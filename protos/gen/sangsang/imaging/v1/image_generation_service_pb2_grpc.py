@@ -33,6 +33,11 @@ class ImageGenerationServiceStub:
     `ErrorInfo` whose domain is `imaging.sangsang.dev`; bad fields are listed all
     at once in one `BadRequest`.
 
+    A call's metadata may name its tenant under the key `sangsang-tenant`: 1 to 64
+    characters of `[A-Za-z0-9._-]`, of which the last value counts; without it, the
+    tenant is `anonymous`. Tenants share a tier's capacity by turns. Whoever calls
+    is believed, so a public endpoint has to set the key itself.
+
     | code | reason | what to do |
     |---|---|---|
     | INVALID_ARGUMENT | INVALID_SPEC | mend the fields that `BadRequest` lists |
@@ -75,6 +80,11 @@ class ImageGenerationServiceServicer:
     the work within one denoising step. Errors are `google.rpc.Status` with one
     `ErrorInfo` whose domain is `imaging.sangsang.dev`; bad fields are listed all
     at once in one `BadRequest`.
+
+    A call's metadata may name its tenant under the key `sangsang-tenant`: 1 to 64
+    characters of `[A-Za-z0-9._-]`, of which the last value counts; without it, the
+    tenant is `anonymous`. Tenants share a tier's capacity by turns. Whoever calls
+    is believed, so a public endpoint has to set the key itself.
 
     | code | reason | what to do |
     |---|---|---|
@@ -144,6 +154,11 @@ class ImageGenerationService:
     the work within one denoising step. Errors are `google.rpc.Status` with one
     `ErrorInfo` whose domain is `imaging.sangsang.dev`; bad fields are listed all
     at once in one `BadRequest`.
+
+    A call's metadata may name its tenant under the key `sangsang-tenant`: 1 to 64
+    characters of `[A-Za-z0-9._-]`, of which the last value counts; without it, the
+    tenant is `anonymous`. Tenants share a tier's capacity by turns. Whoever calls
+    is believed, so a public endpoint has to set the key itself.
 
     | code | reason | what to do |
     |---|---|---|

@@ -7,7 +7,7 @@ from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
 DESCRIPTOR: _descriptor.FileDescriptor
 
 class DenoiseRequest(_message.Message):
-    __slots__ = ("model_id", "weights", "scheduler", "step_count", "strength", "guidance_scale", "embeddings", "negative_embeddings", "noise", "initial_latents", "seed", "noise_draw_count", "preview_interval_step_count")
+    __slots__ = ("model_id", "weights", "scheduler", "step_count", "strength", "guidance_scale", "embeddings", "negative_embeddings", "noise", "initial_latents", "seed", "noise_draw_count", "preview_interval_step_count", "tier", "tenant", "request_id")
     MODEL_ID_FIELD_NUMBER: _ClassVar[int]
     WEIGHTS_FIELD_NUMBER: _ClassVar[int]
     SCHEDULER_FIELD_NUMBER: _ClassVar[int]
@@ -21,6 +21,9 @@ class DenoiseRequest(_message.Message):
     SEED_FIELD_NUMBER: _ClassVar[int]
     NOISE_DRAW_COUNT_FIELD_NUMBER: _ClassVar[int]
     PREVIEW_INTERVAL_STEP_COUNT_FIELD_NUMBER: _ClassVar[int]
+    TIER_FIELD_NUMBER: _ClassVar[int]
+    TENANT_FIELD_NUMBER: _ClassVar[int]
+    REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
     model_id: str
     weights: str
     scheduler: str
@@ -34,7 +37,10 @@ class DenoiseRequest(_message.Message):
     seed: int
     noise_draw_count: int
     preview_interval_step_count: int
-    def __init__(self, model_id: _Optional[str] = ..., weights: _Optional[str] = ..., scheduler: _Optional[str] = ..., step_count: _Optional[int] = ..., strength: _Optional[float] = ..., guidance_scale: _Optional[float] = ..., embeddings: _Optional[_Union[_tensor_pb2.Tensor, _Mapping]] = ..., negative_embeddings: _Optional[_Union[_tensor_pb2.Tensor, _Mapping]] = ..., noise: _Optional[_Union[_tensor_pb2.Tensor, _Mapping]] = ..., initial_latents: _Optional[_Union[_tensor_pb2.Tensor, _Mapping]] = ..., seed: _Optional[int] = ..., noise_draw_count: _Optional[int] = ..., preview_interval_step_count: _Optional[int] = ...) -> None: ...
+    tier: str
+    tenant: str
+    request_id: str
+    def __init__(self, model_id: _Optional[str] = ..., weights: _Optional[str] = ..., scheduler: _Optional[str] = ..., step_count: _Optional[int] = ..., strength: _Optional[float] = ..., guidance_scale: _Optional[float] = ..., embeddings: _Optional[_Union[_tensor_pb2.Tensor, _Mapping]] = ..., negative_embeddings: _Optional[_Union[_tensor_pb2.Tensor, _Mapping]] = ..., noise: _Optional[_Union[_tensor_pb2.Tensor, _Mapping]] = ..., initial_latents: _Optional[_Union[_tensor_pb2.Tensor, _Mapping]] = ..., seed: _Optional[int] = ..., noise_draw_count: _Optional[int] = ..., preview_interval_step_count: _Optional[int] = ..., tier: _Optional[str] = ..., tenant: _Optional[str] = ..., request_id: _Optional[str] = ...) -> None: ...
 
 class DenoiseResponse(_message.Message):
     __slots__ = ("progress", "result")
