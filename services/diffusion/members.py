@@ -15,18 +15,19 @@ class Member:
     Attributes:
         rows: its latents so far.
         key: what its rows must share with their neighbours.
-        turn: number of the loop's step that it was last in, or that ran when it came.
+        last_pick: number of the pick that it was last in, or that was last when it came.
+        arrival_s: when it came, on `time.monotonic`.
         mailbox: where its events go.
         left: whether its caller has left.
     """
 
-    def __init__(self, job: DenoiseJob, turn: int, submitted_s: float) -> None:
+    def __init__(self, job: DenoiseJob, last_pick: int, arrival_s: float) -> None:
         self.rows = Rows(job)
         self.key = job.key
-        self.turn = turn
+        self.last_pick = last_pick
+        self.arrival_s = arrival_s
         self.mailbox = Mailbox()
         self.left = False
-        self._submitted_s = submitted_s
         self._queue_seconds: float | None = None
         self._compute_seconds = 0.0
         self._batch_row_count = 0
@@ -36,16 +37,40 @@ class Member:
         """Rows in each batch."""
         return self.rows.row_count
 
-    def begin_step(self, turn: int, now_s: float) -> None:
-        """Notes that it is in the step of this number."""
-        self.turn = turn
+    @property
+    def tier(self) -> str:
+        """The tier that it shares steps in."""
+        return self.rows.job.tier
+
+    @property
+    def tenant(self) -> str:
+        """Whom it is for."""
+        return self.rows.job.tenant
+
+    @property
+    def deadline_s(self) -> float | None:
+        """When it is of no use any more, on `time.monotonic`; None for never."""
+        return self.rows.job.deadline_s
+
+    @property
+    def step_count(self) -> int:
+        """Steps that it takes in all."""
+        return self.rows.job.table.row_count
+
+    @property
+    def remaining_step_count(self) -> int:
+        """Steps that it still has to take."""
+        return self.step_count - self.rows.completed_step_count
+
+    def begin_step(self, pick: int, now_s: float) -> None:
+        """Notes that it is in the step of the pick of this number."""
+        self.last_pick = pick
         if self._queue_seconds is None:
-            self._queue_seconds = now_s - self._submitted_s
+            self._queue_seconds = now_s - self.arrival_s
 
     def expired(self, now_s: float) -> bool:
         """Returns whether its time is up."""
-        deadline_s = self.rows.job.deadline_s
-        return deadline_s is not None and deadline_s <= now_s
+        return self.deadline_s is not None and self.deadline_s <= now_s
 
     def charge(self, seconds: float, batch_row_count: int) -> None:
         """Adds this job's share of a step."""

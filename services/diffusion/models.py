@@ -13,12 +13,13 @@ from ..runtime.engines.adapter_bank import SCALE_NAME
 from ..runtime.engines.engine import Engine
 from ..runtime.models.folder import ModelFolder
 from ..runtime.models.manifest import BASE_WEIGHTS, Manifest
+from ..runtime.models.profile import ModelProfile
 from ..runtime.models.sampler_tables import SamplerTables
 from ..runtime.models.sampling import load_preview, load_tables
+from ..runtime.row_scheduling import ProfiledCosts, RowScheduler
 from ..runtime.worker import EngineWorker
 from .converters import JobLimits
-from .jobs import Array
-from .picking import RoundRobin
+from .jobs import Array, BatchKey
 from .settings import DiffusionSettings
 from .step_loop import BatchStep, StepLoop
 
@@ -76,9 +77,11 @@ class DiffusionModel:
         """
         manifest = Manifest.read(folder)
         tables = load_tables(folder, settings.cache_dir)
-        base = _open_loop(folder, load, settings, worker, observer)
+        profile = ModelProfile.read(folder, backend=settings.backend)
+        base = _open_loop(folder, load, profile, settings, worker, observer)
         unets = {
-            name: _open_loop(folder.with_unet(path), load, settings, worker, observer)
+            # A further UNet is of the same architecture, so the profile holds for it too.
+            name: _open_loop(folder.with_unet(path), load, profile, settings, worker, observer)
             for name, path in manifest.unets.items()
         }
         weights = _adapter_scales(base.engine, tuple(manifest.adapters))
@@ -123,6 +126,7 @@ class DiffusionModel:
 def _open_loop(
     folder: ModelFolder,
     load: Callable[[ModelFolder], Engine],
+    profile: ModelProfile | None,
     settings: DiffusionSettings,
     worker: EngineWorker,
     observer: Callable[[BatchStep], None] | None,
@@ -131,12 +135,25 @@ def _open_loop(
     loop = StepLoop(
         engine,
         worker,
-        picker=RoundRobin(settings.batch_row_limit),
+        scheduler=_scheduler(folder, profile, settings),
         waiting_row_limit=settings.waiting_row_limit,
         preview_map=load_preview(folder, settings.cache_dir),
         observer=observer,
     )
     return UnetLoop(engine, loop)
+
+
+def _scheduler(
+    folder: ModelFolder, profile: ModelProfile | None, settings: DiffusionSettings
+) -> RowScheduler:
+    scale = folder.vae_scale
+
+    def size_px(key: BatchKey) -> tuple[int, int]:
+        return key.height * scale, key.width * scale
+
+    row_limit = settings.batch_row_limit
+    costs = ProfiledCosts(row_limit, size_px, profile, min_gain=settings.batch_min_gain)
+    return RowScheduler(costs, row_limit=row_limit, tier_weights=settings.tier_weights)
 
 
 def _adapter_scales(engine: Engine, adapters: tuple[str, ...]) -> dict[str, Array | None]:

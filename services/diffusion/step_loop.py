@@ -22,11 +22,11 @@ from ..runtime.errors import (
     StageUnavailable,
 )
 from ..runtime.models.preview_map import PreviewMap
+from ..runtime.row_scheduling import RowScheduler
 from ..runtime.worker import EngineWorker
 from .batch import BatchResult, StepResult, run_batch
 from .jobs import BatchKey, DenoiseJob, StepDone
 from .members import JobEvents, Member
-from .picking import RoundRobin
 
 # How long to wait when other users of the engine have filled its queue.
 _BUSY_WORKER_DELAY_S = 0.01
@@ -92,7 +92,7 @@ class StepLoop:
     Args:
         engine: the UNet; called on the worker's thread only.
         worker: that thread; it may serve other loops too.
-        picker: chooses who is in the next step.
+        scheduler: picks who is in the next step.
         waiting_row_limit: rows that may be in the loop; a job beyond them is refused.
         preview_map: draws previews; None draws none.
         observer: called on the event loop after every step of a batch.
@@ -103,14 +103,14 @@ class StepLoop:
         engine: Engine,
         worker: EngineWorker,
         *,
-        picker: RoundRobin,
+        scheduler: RowScheduler,
         waiting_row_limit: int = 256,
         preview_map: PreviewMap | None = None,
         observer: Callable[[BatchStep], None] | None = None,
     ) -> None:
         self._engine = engine
         self._worker = worker
-        self._picker = picker
+        self._scheduler = scheduler
         self._waiting_row_limit = waiting_row_limit
         self._preview_map = preview_map
         self._observer = observer
@@ -140,15 +140,16 @@ class StepLoop:
         """
         if self._closing:
             raise StageUnavailable("the diffusion service is stopping", retry_delay_s=1.0)
-        if job.row_count > self._picker.row_limit:
-            raise ValueError(f"{job.row_count} rows never fit a step of {self._picker.row_limit}")
+        if job.row_count > self._scheduler.row_limit:
+            limit = self._scheduler.row_limit
+            raise ValueError(f"{job.row_count} rows never fit a step of {limit}")
         if self.row_count + job.row_count > self._waiting_row_limit:
             raise Overloaded(
                 f"{self.row_count} rows are being denoised, at most {self._waiting_row_limit} may",
                 metadata={"limit": str(self._waiting_row_limit)},
                 retry_delay_s=_RETRY_DELAY_S,
             )
-        member = Member(job, self.counts.step_count, time.monotonic())
+        member = Member(job, self._scheduler.pick_count, time.monotonic())
         self._members.append(member)
         self._changed.set()
         if self._driver is None:
@@ -182,7 +183,7 @@ class StepLoop:
         while True:
             self._let_go()
             if self._members:
-                await self._step(self._picker.pick(self._members))
+                await self._step(self._scheduler.pick(self._members, time.monotonic()))
             elif self._closing:
                 return
             else:
@@ -206,7 +207,7 @@ class StepLoop:
         """Runs one step of a batch; whatever happens in it ends at most this batch's jobs."""
         now_s = time.monotonic()
         for member in batch:
-            member.begin_step(self.counts.step_count + 1, now_s)
+            member.begin_step(self._scheduler.pick_count, now_s)
         rows = [member.rows for member in batch]
         indices = tuple(row.completed_step_count for row in rows)
         started_ns = time.time_ns()
@@ -228,6 +229,7 @@ class StepLoop:
         row_count = sum(member.row_count for member in batch)
         self.counts.step_count += 1
         self.counts.row_count += row_count
+        self._scheduler.costs.note_step(batch[0].key, row_count, result.seconds)
         for member in batch:
             member.charge(result.seconds, row_count)
 

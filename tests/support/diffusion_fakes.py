@@ -3,11 +3,13 @@
 import threading
 import time
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 
 from sangsang.services.diffusion.jobs import DenoiseJob
 from sangsang.services.runtime.models.sampler_tables import SamplerTable
+from sangsang.services.runtime.row_scheduling import ProfiledCosts, RowScheduler
 
 CHANNELS = 4
 
@@ -51,6 +53,12 @@ class FakeUnet:
         return mixed.astype(np.float32)
 
     def close(self) -> None: ...
+
+
+def fake_scheduler(row_limit: int = 8, **options: Any) -> RowScheduler:
+    """A scheduler without a profile, for latents of eight pixels a side."""
+    costs = ProfiledCosts(row_limit, lambda key: (8 * key.height, 8 * key.width))
+    return RowScheduler(costs, row_limit=row_limit, **options)
 
 
 def fake_table(rows: int = 5, history: int = 2, *, noisy: bool = False) -> SamplerTable:

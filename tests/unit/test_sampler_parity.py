@@ -11,9 +11,9 @@ import diffusers
 import numpy as np
 import pytest
 import torch
+from diffusion_fakes import fake_scheduler
 
 from sangsang.services.diffusion.jobs import DenoiseJob, Finished
-from sangsang.services.diffusion.picking import RoundRobin
 from sangsang.services.diffusion.step_loop import StepLoop
 from sangsang.services.runtime.building.sampler_compiler import SamplerCompiler
 from sangsang.services.runtime.building.schedules import RECIPES, make_scheduler, own_scheduler
@@ -140,7 +140,7 @@ async def by_the_loop(table):
         noise_draw_count=1,
     )
     worker = EngineWorker("unet")
-    loop = StepLoop(TorchUnet(), worker, picker=RoundRobin(8))
+    loop = StepLoop(TorchUnet(), worker, scheduler=fake_scheduler(8))
     async with loop.submit(job) as events:
         last = [event async for event in events][-1]
     await loop.close()

@@ -7,12 +7,11 @@ from contextlib import asynccontextmanager
 
 import numpy as np
 import pytest
-from diffusion_fakes import FakeUnet, fake_job, fake_table
+from diffusion_fakes import FakeUnet, fake_job, fake_scheduler, fake_table
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sangsang.services.diffusion.jobs import Finished, StepDone
-from sangsang.services.diffusion.picking import RoundRobin
 from sangsang.services.diffusion.step_loop import StepLoop
 from sangsang.services.runtime.errors import (
     CorruptTensor,
@@ -30,8 +29,10 @@ PREVIEW = PreviewMap(np.full((4, 3), 0.2, np.float32), np.zeros(3, np.float32))
 @asynccontextmanager
 async def running(engine=None, *, row_limit=8, **options):
     worker = EngineWorker("unet-thread")
-    picker = RoundRobin(row_limit)
-    loop = StepLoop(engine or FakeUnet(), worker, picker=picker, preview_map=PREVIEW, **options)
+    scheduler = fake_scheduler(row_limit)
+    loop = StepLoop(
+        engine or FakeUnet(), worker, scheduler=scheduler, preview_map=PREVIEW, **options
+    )
     try:
         yield loop
     finally:
@@ -394,7 +395,7 @@ async def test_a_job_that_never_fits_is_a_bug():
 
 async def test_closing_drains_what_it_can_and_fails_the_rest():
     worker = EngineWorker("unet-thread")
-    loop = StepLoop(FakeUnet(delay_s=0.01), worker, picker=RoundRobin(8))
+    loop = StepLoop(FakeUnet(delay_s=0.01), worker, scheduler=fake_scheduler(8))
     short = asyncio.create_task(run(loop, fake_job(0)))
     long = asyncio.create_task(run(loop, fake_job(1, table=fake_table(1000))))
     await until(lambda: loop.job_count == 2)
@@ -412,7 +413,7 @@ async def test_closing_drains_what_it_can_and_fails_the_rest():
 
 async def test_closing_an_idle_loop_returns_at_once():
     worker = EngineWorker("unet-thread")
-    loop = StepLoop(FakeUnet(), worker, picker=RoundRobin(8))
+    loop = StepLoop(FakeUnet(), worker, scheduler=fake_scheduler(8))
     await loop.close(drain_s=5)
     with pytest.raises(StageUnavailable):
         loop.submit(fake_job())
@@ -422,7 +423,7 @@ async def test_closing_an_idle_loop_returns_at_once():
 async def test_two_loops_share_one_thread():
     worker = EngineWorker("unet-thread")
     engines = [FakeUnet(delay_s=0.001) for _ in range(2)]
-    loops = [StepLoop(engine, worker, picker=RoundRobin(8)) for engine in engines]
+    loops = [StepLoop(engine, worker, scheduler=fake_scheduler(8)) for engine in engines]
     results = await asyncio.gather(*(run(loop, fake_job(7)) for loop in loops))
     assert results[0][-1].latents.tobytes() == results[1][-1].latents.tobytes()
     for loop in loops:

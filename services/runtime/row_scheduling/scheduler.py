@@ -1,0 +1,238 @@
+"""The row scheduler: one object without I/O, which the live loop and the simulator both drive.
+
+It is told who waits and what time it is, and answers who is in the next step. Nothing in it reads a
+clock, draws a number or waits, so the same arrivals always give the same steps.
+"""
+
+import math
+from collections.abc import Hashable, Mapping, Sequence
+from dataclasses import dataclass, field
+from types import MappingProxyType
+from typing import Any, TypeVar
+
+from .candidates import Candidate, StepCosts
+from .shares import FairShares
+
+C = TypeVar("C", bound=Candidate)
+
+DEFAULT_TIER_WEIGHTS: Mapping[str, float] = MappingProxyType({"pro": 4.0, "free": 1.0})
+# A job without a deadline is treated as if it had this long, so that it is not always last.
+PATIENCE_S = 60.0
+# Picks after which a job is old, and which picks the old ones lead, whatever else holds.
+OLD_PICK_COUNT = 512
+AGEING_PICK_COUNT = 8
+# Full steps by which a tenant may be ahead of another before deadlines no longer help it.
+TENANT_STEP_COUNT = 8
+_ROUNDING = 1 + 1e-9
+
+
+@dataclass(slots=True)
+class _Inside:
+    """How the keys and the tenants of one tier stand."""
+
+    keys: FairShares[Hashable] = field(default_factory=FairShares)
+    tenants: FairShares[str] = field(default_factory=FairShares)
+
+
+class RowScheduler:
+    """Picks the jobs of each step.
+
+    Every job is picked at least once in `old_pick_count + AGEING_PICK_COUNT * n` picks, where `n`
+    is the number of jobs there were when it was last picked or came, whatever comes after it.
+
+    Attributes:
+        costs: what steps cost.
+        row_limit: most rows of one job; what `costs` says may be less, and a job of more rows
+            then is alone in its step.
+        pick_count: how often it has picked.
+
+    Args:
+        tier_weights: shares of the tiers; one that is not named has weight 1.
+        old_pick_count: picks without a step after which a job is old; every eighth pick is led by
+            the oldest of those.
+    """
+
+    def __init__(
+        self,
+        costs: StepCosts,
+        *,
+        row_limit: int,
+        tier_weights: Mapping[str, float] = DEFAULT_TIER_WEIGHTS,
+        old_pick_count: int = OLD_PICK_COUNT,
+    ) -> None:
+        self.costs = costs
+        self.row_limit = row_limit
+        self.pick_count = 0
+        self._weights = dict(tier_weights)
+        self._old_pick_count = old_pick_count
+        self._tiers: FairShares[str] = FairShares()
+        self._inside: dict[str, _Inside] = {}
+
+    def pick(self, candidates: Sequence[C], now_s: float) -> list[C]:
+        """Returns the jobs of the next step: at least one, all of one key.
+
+        Args:
+            candidates: at least one, in the order of their arrival.
+            now_s: the time, on the clock of the candidates' deadlines.
+        """
+        self.pick_count += 1
+        self._admit(candidates)
+        leader = self._leader(candidates, now_s)
+        batch = self._batch(leader, candidates, now_s)
+        self._charge(batch, candidates)
+        return batch
+
+    def _admit(self, candidates: Sequence[C]) -> None:
+        by_tier: dict[str, list[C]] = {}
+        for one in candidates:
+            by_tier.setdefault(one.tier, []).append(one)
+        self._tiers.admit(by_tier)
+        self._inside = {tier: self._inside.get(tier) or _Inside() for tier in by_tier}
+        for tier, inside in self._inside.items():
+            inside.keys.admit(one.key for one in by_tier[tier])
+            inside.tenants.admit(one.tenant for one in by_tier[tier])
+
+    def _leader(self, candidates: Sequence[C], now_s: float) -> C:
+        """Returns the job that the step is for; its key is the step's."""
+        if self.pick_count % AGEING_PICK_COUNT == 0:
+            oldest = min(candidates, key=lambda one: one.last_pick)
+            if self.pick_count - oldest.last_pick > self._old_pick_count:
+                return oldest
+        tier = min(self._inside, key=self._tier_order)
+        keys = self._inside[tier].keys
+        own = [one for one in candidates if one.tier == tier]
+        # Among equal keys the one whose job has waited longest.
+        first = min(own, key=lambda one: (keys.level(one.key), one.last_pick))
+        same = [one for one in own if one.key == first.key]
+        return min(same, key=self._order(first.key, now_s))
+
+    def _tier_order(self, tier: str) -> tuple[float, float, str]:
+        return self._tiers.level(tier), -self._weight(tier), tier
+
+    def _order(self, key: Hashable, now_s: float) -> "_Order":
+        full_s = self.costs.step_seconds(key, self._cap(key))
+        quantum = TENANT_STEP_COUNT * self.costs.step_cost(key, self._cap(key))
+        tenants = {tier: inside.tenants for tier, inside in self._inside.items()}
+        return _Order(self.costs, now_s, full_s, quantum, tenants)
+
+    def _cap(self, key: Hashable) -> int:
+        return max(1, min(self.row_limit, self.costs.row_limit(key)))
+
+    def _weight(self, tier: str) -> float:
+        return self._weights.get(tier, 1.0)
+
+    def _batch(self, leader: C, candidates: Sequence[C], now_s: float) -> list[C]:
+        """Returns the leader and whoever can share its step."""
+        waiting = [one for one in candidates if one.key == leader.key and one is not leader]
+        waiting.sort(key=self._order(leader.key, now_s))
+        queues: dict[str, list[C]] = {}
+        for one in reversed(waiting):
+            queues.setdefault(one.tier, []).append(one)
+        room = _Room(self.costs, leader, self._cap(leader.key), self._share(leader.tier))
+        levels = {tier: self._tiers.level(tier) for tier in self._inside}
+        batch, added = [leader], leader
+        while True:
+            levels[added.tier] += room.row_cost * added.row_count / self._weight(added.tier)
+            open_tiers = [tier for tier in queues if room.next_of(queues[tier])]
+            if not open_tiers:
+                return batch
+            tier = min(open_tiers, key=lambda name: (levels[name], -self._weight(name), name))
+            added = queues[tier].pop()
+            room.add(added)
+            batch.append(added)
+
+    def _share(self, tier: str) -> float:
+        """Returns which part of the compute a tier is to get of those that want some now."""
+        return self._weight(tier) / sum(map(self._weight, self._inside))
+
+    def _charge(self, batch: Sequence[C], candidates: Sequence[C]) -> None:
+        """Bills each member's rows' share of the step, and settles what is owed."""
+        key = batch[0].key
+        row_count = sum(one.row_count for one in batch)
+        row_cost = self.costs.step_cost(key, row_count) / row_count
+        demand: dict[str, int] = {}
+        for one in candidates:
+            if one.key == key:
+                demand[one.tier] = demand.get(one.tier, 0) + one.row_count
+        for one in batch:
+            cost, inside = row_cost * one.row_count, self._inside[one.tier]
+            self._tiers.charge(one.tier, cost / self._weight(one.tier))
+            # A key weighs as much as it can put into a step: a single job is not half the work.
+            inside.keys.charge(key, cost / min(demand[one.tier], self._cap(key)))
+            inside.tenants.charge(one.tenant, cost)
+        picked = {id(one) for one in batch}
+        self._settle(key, [one for one in candidates if id(one) not in picked])
+
+    def _settle(self, key: Hashable, left: Sequence[Candidate]) -> None:
+        full_cost = self.costs.step_cost(key, self._cap(key))
+        lightest = min(map(self._weight, self._inside))
+        self._tiers.settle({one.tier for one in left}, full_cost / lightest)
+        for tier, inside in self._inside.items():
+            own = [one for one in left if one.tier == tier]
+            inside.keys.settle({one.key for one in own}, 0.0)
+            inside.tenants.settle({one.tenant for one in own}, TENANT_STEP_COUNT * full_cost)
+
+
+@dataclass(frozen=True, slots=True)
+class _Order:
+    """Sorts the jobs of one key and tier: as a key function of `sorted`."""
+
+    costs: StepCosts
+    now_s: float
+    full_step_s: float
+    quantum: float
+    tenants: Mapping[str, FairShares[str]]
+
+    def __call__(self, one: Candidate) -> tuple[int, float, float, int]:
+        ahead = self.tenants[one.tier].level(one.tenant)
+        return int(ahead / self.quantum), self._slack_s(one), ahead, one.last_pick
+
+    def _slack_s(self, one: Candidate) -> float:
+        """Returns how long a job could wait and be in time, in full steps from then on.
+
+        Steps taken count too: if they did not, a job that is served would fall behind those like
+        it, all of them would take turns, and all would end when the last one does.
+        """
+        deadline_s = one.deadline_s
+        if deadline_s is None:
+            deadline_s = one.arrival_s + PATIENCE_S
+        else:
+            least_s = self.costs.step_seconds(one.key, one.row_count)
+            if self.now_s + one.remaining_step_count * least_s > deadline_s:
+                # Too late even alone from now on: it must not make others late as well.
+                return math.inf
+        return deadline_s - self.now_s - one.step_count * self.full_step_s
+
+
+class _Room:
+    """What a step has room for: rows up to the cap, and company that does not hold up its leader.
+
+    A step takes longer with more rows. Jobs of other tiers may come along as long as those of the
+    leader's tier are not slower than if the tiers took turns, by their shares, in steps of their
+    own.
+    """
+
+    def __init__(self, costs: StepCosts, leader: Candidate, cap: int, share: float) -> None:
+        self._costs, self._key, self._tier, self._share = costs, leader.key, leader.tier, share
+        self._left = max(cap - leader.row_count, 0)
+        self._row_count = self._own_count = leader.row_count
+        self.row_cost = costs.step_cost(leader.key, cap) / cap
+
+    def next_of(self, queue: list[Any]) -> bool:
+        """Returns whether the last of a queue may come along; drops those that never will."""
+        while queue and queue[-1].row_count > self._left:
+            queue.pop()
+        return bool(queue) and self._bearable(queue[-1])
+
+    def add(self, one: Candidate) -> None:
+        """Takes one in."""
+        self._left -= one.row_count
+        self._row_count += one.row_count
+        self._own_count += one.row_count if one.tier == self._tier else 0
+
+    def _bearable(self, one: Candidate) -> bool:
+        if one.tier == self._tier:
+            return True
+        together = self._costs.step_cost(self._key, self._row_count + one.row_count)
+        alone = self._costs.step_cost(self._key, self._own_count)
+        return together * self._share <= alone * _ROUNDING
