@@ -141,7 +141,7 @@ def bound(device):
 def test_within_a_tier_no_room_is_left_that_somebody_could_use(kinds, row_limit):
     device = Device(row_limit=row_limit)
     for fields in kinds:
-        device.add(**{**fields, "tier": "free"})
+        device.add(**{**fields, "tier": "free", "deadline_s": None})
     for _ in range(min(30, len(kinds))):
         if not device.jobs:
             break
@@ -220,26 +220,31 @@ def test_company_is_welcome_where_it_costs_nothing():
         assert Counter(job.tier for job in batch) == {"pro": 1, "free": 6}
 
 
-def test_absence_saves_up_no_share():
-    device = Device()
-    flood(device, 20, tier="free")
+@pytest.mark.parametrize("before", ["absent", "little"])
+@pytest.mark.parametrize(("late", "crowd"), [("pro", "free"), ("free", "pro")])
+def test_who_wanted_little_saves_up_some_steps_and_no_more(late, crowd, before):
+    # Steps take as long with one row as with eight, or a single job would use up half the time.
+    device = Device(costs=Costs(overhead=100.0), tier_weights={"pro": 1, "free": 1})
+    flood(device, 20, tier=crowd)
+    if before == "little":
+        device.add(tier=late)
     device.run(500)
-    flood(device, 20, tier="pro")
-    before = device.compute.copy()
-    device.run(50)
-    got = device.compute - before
-    assert got["pro"] / got.total() * 2 == pytest.approx(0.8, abs=0.05)
-
-
-def test_a_tier_that_wanted_little_saves_up_a_few_steps_at_most():
-    device = Device()
-    flood(device, 20, tier="free")
-    device.add(tier="pro")
-    device.run(500)
-    flood(device, 20, tier="pro")
+    flood(device, 20, tier=late)
     got = Counter(job.tier for _ in range(60) for job in device.step())
-    # 480 rows, of which 96 are Free's by its share; four full steps are what Pro may be owed.
-    assert got["free"] >= 96 - 4 * 8 - 8
+    # 480 rows, half of them each tier's; up to eight full steps are the latecomer's besides.
+    assert 240 < got[late] <= 240 + 64 + 8
+
+
+def test_a_small_tier_comes_first_until_its_share_is_used():
+    """Free needs a tenth and may have a fifth: it does not wait for a crowd of Pro."""
+    device = Device()
+    flood(device, 20, tier="pro", row_count=2)
+    device.run(100)
+    for _ in range(30):
+        job = device.add(tier="free", step_count=3)
+        device.run(3)
+        assert not job.remaining_step_count
+        device.run(10)
 
 
 def test_a_tier_without_a_weight_has_one():
@@ -267,6 +272,17 @@ def test_who_is_too_late_anyway_makes_nobody_else_late():
     device.run(7)
     assert len(fine.picks) == 7
     assert not late.picks
+
+
+def test_a_step_is_no_larger_than_its_leaders_deadline_bears():
+    """Three steps in 12 s: each may take 0.9 * 4 s, which is three rows of 0.5 s and 1 s each."""
+    device = Device()
+    urgent = device.add(deadline_s=12.0, step_count=3)
+    flood(device, 20)
+    assert len(device.step()) == 3
+    device.run(2)
+    assert not urgent.remaining_step_count
+    assert len(device.step()) == 8
 
 
 def test_jobs_without_a_deadline_are_done_in_the_order_they_came():

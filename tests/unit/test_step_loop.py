@@ -4,6 +4,7 @@ import asyncio
 import threading
 import time
 from contextlib import asynccontextmanager
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -156,6 +157,29 @@ def test_neighbours_never_matter(plan, row_limit):
                 assert latents.tobytes() == (await latents_alone(mixed_job(index))).tobytes()
 
     asyncio.run(scenario())
+
+
+async def test_a_job_that_makes_way_keeps_what_it_has():
+    """Pre-emption is not being picked: no step is lost, none is taken twice, no bit differs."""
+    engine, steps = gated(2), []
+    async with running(engine, row_limit=2, observer=steps.append) as loop:
+        patient, urgent = fake_job(1, guidance=3.0), fake_job(2, guidance=3.0)
+        urgent = replace(urgent, deadline_s=time.monotonic() + 30)
+        waiting = asyncio.create_task(run(loop, patient))
+        await until(lambda: loop.counts.step_count == 2)
+        hurrying = asyncio.create_task(run(loop, urgent))
+        await until(lambda: loop.job_count == 2)
+        for _ in range(20):
+            engine.gate.release()
+        done = {patient: (await waiting)[-1].latents, urgent: (await hurrying)[-1].latents}
+    order = [step.jobs[0] for step in steps]
+    # The step in flight when the urgent job came was still the patient one's.
+    assert order[:2] + order[-2:] == [patient] * 4
+    assert order[3:8] == [urgent] * 5
+    for job, latents in done.items():
+        indices = [step.step_indices[0] for step in steps if step.jobs[0] is job]
+        assert indices == [0, 1, 2, 3, 4]
+        assert latents.tobytes() == (await latents_alone(job)).tobytes()
 
 
 async def test_jobs_join_at_every_step():

@@ -16,13 +16,17 @@ from .shares import FairShares
 C = TypeVar("C", bound=Candidate)
 
 DEFAULT_TIER_WEIGHTS: Mapping[str, float] = MappingProxyType({"pro": 4.0, "free": 1.0})
-# A job without a deadline is treated as if it had this long, so that it is not always last.
+# A job without a deadline is treated as if it had to begin by then, so that it is not always last.
 PATIENCE_S = 60.0
 # Picks after which a job is old, and which picks the old ones lead, whatever else holds.
 OLD_PICK_COUNT = 512
 AGEING_PICK_COUNT = 8
+# Full steps that a tier may save up while it needs less than its share.
+TIER_STEP_COUNT = 8
 # Full steps by which a tenant may be ahead of another before deadlines no longer help it.
 TENANT_STEP_COUNT = 8
+# Part of a job's time that its steps may take together: they never take exactly what they should.
+_USED_TIME = 0.9
 _ROUNDING = 1 + 1e-9
 
 
@@ -65,7 +69,7 @@ class RowScheduler:
         self.pick_count = 0
         self._weights = dict(tier_weights)
         self._old_pick_count = old_pick_count
-        self._tiers: FairShares[str] = FairShares()
+        self._tiers = FairShares(self._weights)
         self._inside: dict[str, _Inside] = {}
 
     def pick(self, candidates: Sequence[C], now_s: float) -> list[C]:
@@ -128,7 +132,8 @@ class RowScheduler:
         queues: dict[str, list[C]] = {}
         for one in reversed(waiting):
             queues.setdefault(one.tier, []).append(one)
-        room = _Room(self.costs, leader, self._cap(leader.key), self._share(leader.tier))
+        cap, share = self._cap(leader.key), self._share(leader.tier)
+        room = _Room(self.costs, leader, cap, share, _step_budget_s(self.costs, leader, now_s))
         levels = {tier: self._tiers.level(tier) for tier in self._inside}
         batch, added = [leader], leader
         while True:
@@ -165,12 +170,13 @@ class RowScheduler:
 
     def _settle(self, key: Hashable, left: Sequence[Candidate]) -> None:
         full_cost = self.costs.step_cost(key, self._cap(key))
-        lightest = min(map(self._weight, self._inside))
-        self._tiers.settle({one.tier for one in left}, full_cost / lightest)
+        saved = TIER_STEP_COUNT * full_cost
+        self._tiers.settle({one.tier for one in left}, lambda tier: saved / self._weight(tier))
         for tier, inside in self._inside.items():
             own = [one for one in left if one.tier == tier]
-            inside.keys.settle({one.key for one in own}, 0.0)
-            inside.tenants.settle({one.tenant for one in own}, TENANT_STEP_COUNT * full_cost)
+            inside.keys.settle({one.key for one in own}, lambda _: 0.0)
+            ahead = TENANT_STEP_COUNT * full_cost
+            inside.tenants.settle({one.tenant for one in own}, lambda _, ahead=ahead: ahead)
 
 
 @dataclass(frozen=True, slots=True)
@@ -193,27 +199,35 @@ class _Order:
         Steps taken count too: if they did not, a job that is served would fall behind those like
         it, all of them would take turns, and all would end when the last one does.
         """
-        deadline_s = one.deadline_s
-        if deadline_s is None:
-            deadline_s = one.arrival_s + PATIENCE_S
-        else:
-            least_s = self.costs.step_seconds(one.key, one.row_count)
-            if self.now_s + one.remaining_step_count * least_s > deadline_s:
-                # Too late even alone from now on: it must not make others late as well.
-                return math.inf
-        return deadline_s - self.now_s - one.step_count * self.full_step_s
+        if one.deadline_s is None:
+            return one.arrival_s + PATIENCE_S - self.now_s
+        if _step_budget_s(self.costs, one, self.now_s) == math.inf:
+            # Too late even alone from now on: it must not make others late as well.
+            return math.inf
+        return one.deadline_s - self.now_s - one.step_count * self.full_step_s
+
+
+def _step_budget_s(costs: StepCosts, one: Candidate, now_s: float) -> float:
+    """Returns how long each of a job's steps may take; infinite if it cannot be in time anyhow."""
+    if one.deadline_s is None:
+        return math.inf
+    budget_s = (one.deadline_s - now_s) / one.remaining_step_count
+    return budget_s if costs.step_seconds(one.key, one.row_count) <= budget_s else math.inf
 
 
 class _Room:
     """What a step has room for: rows up to the cap, and company that does not hold up its leader.
 
-    A step takes longer with more rows. Jobs of other tiers may come along as long as those of the
-    leader's tier are not slower than if the tiers took turns, by their shares, in steps of their
-    own.
+    A step takes longer with more rows. So nobody comes along who would make the leader late; and
+    jobs of other tiers only as long as those of the leader's tier are not slower than if the tiers
+    took turns, by their shares, in steps of their own.
     """
 
-    def __init__(self, costs: StepCosts, leader: Candidate, cap: int, share: float) -> None:
+    def __init__(
+        self, costs: StepCosts, leader: Candidate, cap: int, share: float, budget_s: float
+    ) -> None:
         self._costs, self._key, self._tier, self._share = costs, leader.key, leader.tier, share
+        self._budget_s = budget_s * _USED_TIME
         self._left = max(cap - leader.row_count, 0)
         self._row_count = self._own_count = leader.row_count
         self.row_cost = costs.step_cost(leader.key, cap) / cap
@@ -231,8 +245,11 @@ class _Room:
         self._own_count += one.row_count if one.tier == self._tier else 0
 
     def _bearable(self, one: Candidate) -> bool:
+        row_count = self._row_count + one.row_count
+        if self._costs.step_seconds(self._key, row_count) > self._budget_s:
+            return False
         if one.tier == self._tier:
             return True
-        together = self._costs.step_cost(self._key, self._row_count + one.row_count)
+        together = self._costs.step_cost(self._key, row_count)
         alone = self._costs.step_cost(self._key, self._own_count)
         return together * self._share <= alone * _ROUNDING

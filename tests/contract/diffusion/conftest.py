@@ -48,7 +48,7 @@ def serve(model, cache_dir):
     """Hosts the stage and yields it with a stub."""
 
     @asynccontextmanager
-    async def serve(**options):
+    async def serve(*, observer=None, **options):
         settings = DiffusionSettings(
             **{"port": 0, "lame_duck_s": 0, "grace_s": 5, "cache_dir": cache_dir}
             | {"models": (model,)}
@@ -56,7 +56,7 @@ def serve(model, cache_dir):
         )
         spans = Spans()
         async with AsyncExitStack() as stack:
-            stage = DiffusionStage(settings)
+            stage = DiffusionStage(settings, observer)
             host = await stack.enter_async_context(hosted(stage, settings, spans))
             channel = grpc.aio.insecure_channel(f"127.0.0.1:{host.port}")
             await stack.enter_async_context(channel)

@@ -2,6 +2,7 @@
 
 import asyncio
 import time
+from collections import Counter
 
 import grpc
 import numpy as np
@@ -213,6 +214,29 @@ async def test_32_mixed_calls_give_the_bytes_they_give_alone(serve, request_of):
         assert counts.row_count / counts.step_count > 3
         alone = [await latents_of(served.stub, request) for request in requests]
     assert together == alone
+
+
+async def test_tiers_share_the_steps_and_neither_stands_still(serve, request_of):
+    """Three Pro calls in a flood of Free ones: four to one, counted in steps."""
+    steps = []
+    async with serve(observer=steps.append) as served:
+        free = request_of(1, tier="free", guidance_scale=1.0, step_count=24)
+        flood = [asyncio.create_task(latents_of(served.stub, free)) for _ in range(30)]
+        await until(lambda: served.loop().row_count == 30)
+        pro = [request_of(2 + i, tier="pro", step_count=24) for i in range(3)]
+        beside = await asyncio.gather(*(latents_of(served.stub, request) for request in pro))
+        in_flood = list(steps)
+        await asyncio.gather(*flood)
+        alone = [await latents_of(served.stub, request) for request in pro]
+    assert beside == alone
+    tiers = [Counter(job.tier for job in step.jobs) for step in in_flood]
+    first = next(i for i, of in enumerate(tiers) if of["pro"])
+    last = max(i for i, of in enumerate(tiers) if of["pro"])
+    shared = tiers[first : last + 1]
+    assert sum(of["pro"] for of in shared) == 3 * 24
+    # No Pro job waits for more than a fifth of the steps, and some Free job is in most of them.
+    assert len(shared) <= 24 / 0.8
+    assert sum(of["free"] > 0 for of in shared) >= len(shared) / 2
 
 
 async def test_calls_before_loading_are_told_to_come_back(model, cache_dir, request_of):
