@@ -1,4 +1,4 @@
-"""Commands that live elsewhere: `sangsang evaluate`, `sangsang distill` and `sangsang traffic`.
+"""Commands that live elsewhere: `sangsang evaluate`, `distill`, `profile` and `traffic`.
 
 The orchestrator imports no stage and no torch, so it starts the command's own line as a child
 process. The child has the terminal: it parses the arguments, answers `--help`, draws its bars, and
@@ -108,6 +108,13 @@ TOOLS = (
         "services.diffusion.distillation",
         "train",
         _PACKAGES,
+    ),
+    Tool(
+        "profile",
+        "Measures a model on this machine: steps by rows, stages alone and together.",
+        "services.diffusion.profiling",
+        "cpu",
+        ("tokenizers",),
     ),
     Tool(
         "traffic",

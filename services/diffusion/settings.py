@@ -17,8 +17,7 @@ class DiffusionSettings(ServiceSettings):
     """Port to listen on; 0 takes any free one."""
 
     batch_row_limit: int = Field(default=8, ge=2)
-    """Most rows of one UNet evaluation; a model's profile may say that fewer are best. A guided
-    picture takes two."""
+    """Most rows of one UNet evaluation, a guided picture takes two; a profile may say less."""
 
     batch_min_gain: float = Field(default=0.1, ge=0)
     """How much cheaper more rows must make a row, where a model's profile tells; 0.1 is 10 %."""
@@ -26,8 +25,7 @@ class DiffusionSettings(ServiceSettings):
     tier_weights: dict[str, Annotated[float, Field(gt=0, allow_inf_nan=False)]] = Field(
         default=dict(DEFAULT_TIER_WEIGHTS), min_length=1
     )
-    """Shares of the UNet's time by tier, as JSON; a tier that is not named has 1. What one tier
-    leaves is the others'."""
+    """Shares of the UNet's time by tier, as JSON; a tier that is not named has 1."""
 
     waiting_row_limit: int = Field(default=256, ge=2)
     """Most rows being denoised at once, each model for itself; a picture beyond is refused."""

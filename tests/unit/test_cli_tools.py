@@ -84,3 +84,4 @@ def test_the_list_of_commands_has_the_tools():
     assert "evaluate" in said
     assert "distill" in said
     assert "traffic" in said
+    assert "profile" in said

@@ -1,4 +1,4 @@
-"""Who is in the next step: shares of tiers and tenants, deadlines, ageing, caps. No clock, no I/O."""
+"""Who is in the next step: shares of tiers and tenants, deadlines, ageing, caps."""
 
 import random
 from collections import Counter

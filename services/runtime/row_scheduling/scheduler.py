@@ -34,8 +34,8 @@ _ROUNDING = 1 + 1e-9
 class _Inside:
     """How the keys and the tenants of one tier stand."""
 
-    keys: FairShares[Hashable] = field(default_factory=FairShares)
-    tenants: FairShares[str] = field(default_factory=FairShares)
+    keys: FairShares[Hashable] = field(default_factory=FairShares[Hashable])
+    tenants: FairShares[str] = field(default_factory=FairShares[str])
 
 
 class RowScheduler:

@@ -1,0 +1,1 @@
+"""`sangsang profile`: how long a model's stages take on this machine, alone and together."""
