@@ -86,6 +86,11 @@ class Device:
         """Whether it has as many lanes as anyone asks for."""
         return self._lane_count == 0
 
+    @property
+    def row_count(self) -> int:
+        """Rows in all lanes."""
+        return sum(sum(lane.tier_rows.values()) for lane in self._lanes.values())
+
     def lane_of(self, model: Model) -> Lane | None:
         """Returns the lane that a model holds."""
         return self._lanes.get(model)

@@ -8,11 +8,15 @@ among a thousand devices then costs as much as the few entries that are looked a
 import heapq
 from collections.abc import Callable, Iterator, Sequence
 from enum import Enum
+from typing import TypeAlias
 
 from .cluster import Device
 from .work import Model, StageName, Task
 
 _MOST_STALE = 8
+
+# Seconds of work, rows (all that is known of a model that has not run), index, stamp.
+_Entry: TypeAlias = tuple[float, int, int, int]
 
 
 class Room(Enum):
@@ -36,18 +40,18 @@ class Placement:
     def __init__(self, devices: Sequence[Device], room: Callable[[Device, Task], Room]) -> None:
         self._devices = devices
         self._room = room
-        # (load, index, stamp) of devices, by who asks for them.
-        self._heaps: dict[tuple[Model, str], list[tuple[float, int, int]]] = {}
+        # By who asks for them.
+        self._heaps: dict[tuple[Model, str], list[_Entry]] = {}
 
     def find(self, task: Task) -> Device | None:
         """Returns the least loaded device that has room for a task, or None."""
         heap = self._heap(task)
-        barred: list[tuple[float, int, int]] = []
+        barred: list[_Entry] = []
         found: Device | None = None
         while heap:
             entry = heap[0]
-            device = self._devices[entry[1]]
-            room = self._room(device, task) if entry[2] == device.stamp else Room.FULL
+            device = self._devices[entry[2]]
+            room = self._room(device, task) if entry[3] == device.stamp else Room.FULL
             if room is Room.FREE:
                 found = device
                 break
@@ -65,14 +69,14 @@ class Placement:
                 heapq.heappush(heap, _entry(device))
             if len(heap) > _MOST_STALE * len(self._devices) + _MOST_STALE:
                 # What is out of date and never comes to the top would stay for ever.
-                heap[:] = [entry for entry in heap if entry[2] == self._devices[entry[1]].stamp]
+                heap[:] = [entry for entry in heap if entry[3] == self._devices[entry[2]].stamp]
                 heapq.heapify(heap)
 
     def hosts(self, stage: StageName) -> Iterator[Device]:
         """Yields the devices that have a replica of a stage."""
         return (device for device in self._devices if stage in device.addresses)
 
-    def _heap(self, task: Task) -> list[tuple[float, int, int]]:
+    def _heap(self, task: Task) -> list[_Entry]:
         key = task.model, task.work.tier
         if key not in self._heaps:
             heap = [_entry(device) for device in self.hosts(task.stage)]
@@ -81,5 +85,5 @@ class Placement:
         return self._heaps[key]
 
 
-def _entry(device: Device) -> tuple[float, int, int]:
-    return device.seconds_left, device.index, device.stamp
+def _entry(device: Device) -> _Entry:
+    return device.seconds_left, device.row_count, device.index, device.stamp

@@ -15,6 +15,7 @@ Between ready tasks:
 4. Inside a line, tiers get their shares, tenants take turns, the least slack goes first.
 """
 
+import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -264,9 +265,11 @@ class Scheduler:
             return Room.FULL
         if task.heavy and not device.unlimited:
             others = self._waiting_models() - {task.model}
-            if others and len(device.heavy_lanes()) >= device.heavy_limit:
+            light = {stage for stage, _ in others if stage != HEAVY_STAGE}
+            most = device.heavy_limit if light else 1
+            if others and len(device.heavy_lanes()) >= most:
                 return Room.BARRED
-            if any(frozenset((task.stage, m[0])) in self._policy.forbidden for m in others):
+            if any(frozenset((task.stage, stage)) in self._policy.forbidden for stage in light):
                 return Room.BARRED
         return Room.FREE
 
@@ -304,7 +307,7 @@ class Scheduler:
     def _heavy_lines(self) -> list[FairLine[Task]]:
         """Returns the lines of heavy models, the one first that took a lane longest ago."""
         waiting = [m for m, line in self._ready.items() if m[0] == HEAVY_STAGE and len(line)]
-        waiting.sort(key=lambda model: self._taken_s.get(model, 0.0))
+        waiting.sort(key=lambda model: self._taken_s.get(model, -math.inf))
         return [self._ready[model] for model in waiting]
 
     def _light_lines(self) -> list[FairLine[Task]]:
