@@ -63,6 +63,7 @@ class LocalMesh:
         port_base: port of the orchestrator; the others take the next ones. 0 takes free ones.
         log_dir: where each process writes its log; None leaves them on this process's stderr.
         environment: further variables for the children.
+        device_environment: variables for the stage replicas of one device, by its number from 0.
         on_ready: called for each process once it serves.
     """
 
@@ -75,6 +76,7 @@ class LocalMesh:
         port_base: int = 0,
         log_dir: Path | None = None,
         environment: Mapping[str, str] | None = None,
+        device_environment: Callable[[int], Mapping[str, str]] = lambda _: {},
         on_ready: Callable[[MeshProcess], None] = lambda _: None,
     ) -> None:
         names = ("orchestrator", *_replica_names(replicas or {}))
@@ -83,6 +85,7 @@ class LocalMesh:
         self._ports: dict[str, int] = dict(zip(names, ports, strict=True))
         self._log_dir = log_dir
         self._on_ready = on_ready
+        self._device_environment = device_environment
         self._children: dict[str, subprocess.Popen[bytes]] = {}
         self.processes: list[MeshProcess] = []
         self._environment = {
@@ -144,7 +147,11 @@ class LocalMesh:
         try:
             return subprocess.Popen(  # noqa: S603 our own modules, with our own interpreter
                 [sys.executable, "-m", module],
-                env={**self._environment, "SANGSANG_PORT": str(self._ports[name])},
+                env={
+                    **self._environment,
+                    **(self._device_environment(_number(name)) if served else {}),
+                    "SANGSANG_PORT": str(self._ports[name]),
+                },
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
@@ -198,6 +205,12 @@ def _replica_names(replicas: Mapping[str, int]) -> list[str]:
 
 def _stage(name: str) -> str:
     return name.split("-")[0]
+
+
+def _number(name: str) -> int:
+    """Returns the place of a replica among those of its stage, from 0."""
+    _, _, number = name.partition("-")
+    return int(number) - 1 if number else 0
 
 
 def _wait_or_kill(child: "subprocess.Popen[bytes]") -> None:
