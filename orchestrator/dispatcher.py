@@ -48,9 +48,9 @@ class Dispatcher:
         """
         return self.scheduler.admit(work, self._clock())
 
-    def leave(self, ticket: Ticket) -> None:
+    def leave(self, ticket: Ticket, *, finished: bool) -> None:
         """Takes out a request that has ended, however it did."""
-        self.scheduler.leave(ticket)
+        self.scheduler.leave(ticket, self._clock(), finished=finished)
         self._dispatch()
 
     @asynccontextmanager

@@ -61,7 +61,7 @@ class Generator:
             MeshError: it would be refused.
         """
         ahead = self.dispatcher.scheduler.backlog.waiting
-        self.dispatcher.leave(self.dispatcher.admit(_work(plan)))
+        self.dispatcher.leave(self.dispatcher.admit(_work(plan)), finished=False)
         return ahead
 
     async def generate(self, plan: GenerationPlan, feed: ProgressFeed) -> GenerationResult:
@@ -74,12 +74,13 @@ class Generator:
         """
         accepted_s = time.perf_counter()
         try:
-            ticket = self.dispatcher.admit(_work(plan))
+            ticket, finished = self.dispatcher.admit(_work(plan)), False
             try:
                 runs = self._runs(plan, ticket, feed)
                 pictures = await self._all_pictures(runs, feed)
+                finished = True
             finally:
-                self.dispatcher.leave(ticket)
+                self.dispatcher.leave(ticket, finished=finished)
         finally:
             feed.end()
         started_s = min(run.started_s for run in runs if run.started_s is not None)
@@ -143,9 +144,9 @@ class Generator:
         work, costs = _work(run.plan), self.dispatcher.scheduler.costs
         for stage in picture.runs:
             if stage.stage == HEAVY_STAGE:
-                costs.observe_steps(work, stage.compute_seconds, stage.duration_s)
-            else:
-                costs.observe_call(stage.stage, work, stage.duration_s)
+                costs.observe_steps(work, stage.compute_seconds, stage.batch_row_count)
+            elif not stage.cache_hit:
+                costs.observe_call(stage.stage, work, stage.compute_seconds)
 
 
 def _work(plan: GenerationPlan) -> Work:

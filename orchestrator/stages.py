@@ -6,7 +6,7 @@ Tensors pass through as messages, untouched: the orchestrator never looks inside
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import aclosing, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import grpc
@@ -46,6 +46,8 @@ class StageRun:
         compute_seconds: compute that the call is charged for.
         evaluation_count: rows of engine calls; UNet evaluations in the diffusion stage.
         cache_hit: whether the answer came from the stage's cache.
+        batch_row_count: mean rows of the UNet evaluations that the call was in, neighbours
+            included; 0 in other stages.
     """
 
     stage: StageName
@@ -55,6 +57,7 @@ class StageRun:
     engine: str
     precision: str
     cache_hit: bool = False
+    batch_row_count: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -203,6 +206,7 @@ class Stages:
                     if response.WhichOneof("event") == "result":
                         result = response.result
                         run = _run("diffusion", started_at, result.usage)
+                        run = replace(run, batch_row_count=result.mean_batch_row_count)
                         return Latents(result.latents, run)
                     on_step(_step(response.progress))
         raise StageFailed("diffusion ended its stream without a result")

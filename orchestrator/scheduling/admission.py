@@ -31,10 +31,12 @@ class Backlog:
     """What is admitted and not done.
 
     Attributes:
-        waiting: requests that have not started.
+        admitted: requests, all of them.
+        waiting: those that have not started.
         tier_seconds: estimated device-seconds that are left, by tier.
     """
 
+    admitted: int = 0
     waiting: int = 0
     tier_seconds: dict[str, float] = field(default_factory=dict[str, float])
 
@@ -54,15 +56,27 @@ class Backlog:
         return min(sum(self.tier_seconds.values()), own / share) / max(1, device_count)
 
 
+@dataclass(frozen=True, slots=True)
+class Estimate:
+    """What a request may expect.
+
+    Attributes:
+        wait_s: time until the work ahead of it is done.
+        raw_s: time until its pictures are, as costs say.
+        total_s: the same, corrected by how far off such estimates were.
+        least_s: what it takes at the very best, on an idle mesh.
+        starts: whether it can start at once.
+    """
+
+    wait_s: float
+    raw_s: float
+    total_s: float
+    least_s: float
+    starts: bool
+
+
 def check_admission(
-    work: Work,
-    backlog: Backlog,
-    limits: AdmissionLimits,
-    *,
-    wait_s: float,
-    latency_s: float,
-    now_s: float,
-    idle: bool,
+    work: Work, backlog: Backlog, limits: AdmissionLimits, estimate: Estimate, now_s: float
 ) -> None:
     """Returns if a request may come in.
 
@@ -70,33 +84,37 @@ def check_admission(
         work: what it asks for.
         backlog: what was admitted before.
         limits: how much may wait.
-        wait_s: estimated time until it starts.
-        latency_s: estimated time from then to its end.
+        estimate: what it may expect.
         now_s: the time.
-        idle: whether it could start at once.
 
     Raises:
         Overloaded: too much waits.
         DeadlineTooShort: it cannot be done in its time.
     """
-    if not idle and backlog.waiting >= limits.max_waiting:
+    if backlog.waiting >= limits.max_waiting and not estimate.starts:
         raise Overloaded(
             f"{backlog.waiting} requests wait already",
             metadata={"queued": str(backlog.waiting), "limit": str(limits.max_waiting)},
-            retry_delay_s=max(_SHORTEST_RETRY_S, wait_s / 2),
+            retry_delay_s=max(_SHORTEST_RETRY_S, estimate.wait_s / 2),
         )
-    if not idle and wait_s > limits.max_wait_s:
+    if estimate.wait_s > limits.max_wait_s:
         raise Overloaded(
-            f"{wait_s:.1f} s of work wait already, at most {limits.max_wait_s:g} s may",
-            metadata={"queued_s": f"{wait_s:.3f}", "limit_s": f"{limits.max_wait_s:g}"},
-            retry_delay_s=max(_SHORTEST_RETRY_S, wait_s - limits.max_wait_s),
+            f"{estimate.wait_s:.1f} s of work wait already, at most {limits.max_wait_s:g} s may",
+            metadata={"queued_s": f"{estimate.wait_s:.3f}", "limit_s": f"{limits.max_wait_s:g}"},
+            retry_delay_s=max(_SHORTEST_RETRY_S, estimate.wait_s - limits.max_wait_s),
         )
-    estimate_s = wait_s + latency_s
-    if work.deadline_s is not None and now_s + estimate_s > work.deadline_s:
-        left_ms = max(0.0, work.deadline_s - now_s) * 1000
+    # On an idle mesh the benefit of the doubt: estimates that are too high would never be mended.
+    total_s = estimate.total_s if backlog.admitted else estimate.least_s
+    if work.deadline_s is not None and now_s + total_s > work.deadline_s:
+        left_s = max(0.0, work.deadline_s - now_s)
         raise DeadlineTooShort(
-            f"it would take about {estimate_s * 1000:.0f} ms, and {left_ms:.0f} ms are left",
-            metadata={"estimate_ms": f"{estimate_s * 1000:.0f}", "left_ms": f"{left_ms:.0f}"},
+            f"it would take about {total_s * 1000:.0f} ms, and {left_s * 1000:.0f} ms are left",
+            metadata={
+                "estimate_ms": f"{total_s * 1000:.0f}",
+                "left_ms": f"{left_s * 1000:.0f}",
+            },
             # A shorter line may do; a deadline below the work itself never will.
-            retry_delay_s=wait_s if latency_s * 1000 < left_ms else None,
+            retry_delay_s=max(_SHORTEST_RETRY_S, total_s - left_s)
+            if estimate.least_s <= left_s
+            else None,
         )

@@ -20,7 +20,8 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from ...services.runtime.errors import StageUnavailable
-from .admission import AdmissionLimits, Backlog, check_admission
+from .accuracy import Accuracy
+from .admission import AdmissionLimits, Backlog, Estimate, check_admission
 from .cluster import Device, DeviceSpec, Lane, Pairs
 from .costs import Costs
 from .fair_line import FairLine
@@ -91,6 +92,7 @@ class Scheduler:
         # By tier: rows of pictures that have started and are not in a diffusion lane yet.
         self._ahead_rows: dict[str, int] = {}
         self._lane_rows = 0
+        self._accuracy: dict[tuple[str, str], Accuracy] = {}
         # When each heavy model last took a lane, and who has more lanes than others would leave it.
         self._taken_s: dict[Model, float] = {}
         self._crowded: set[Device] = set()
@@ -110,30 +112,45 @@ class Scheduler:
         """
         for stage in STAGES:
             self.check_stage(stage)
-        check_admission(
-            work,
-            self.backlog,
-            self._limits,
-            wait_s=self._wait_s(work),
-            latency_s=self.costs.latency_s(work),
-            now_s=now_s,
-            idle=self.backlog.waiting == 0 and self._may_start(work),
-        )
-        ticket = Ticket(work, now_s)
-        seconds = self.costs.picture_seconds(work)
+        estimate = self.estimate(work)
+        check_admission(work, self.backlog, self._limits, estimate, now_s)
+        ticket = Ticket(work, now_s, estimate.raw_s)
+        seconds = self.costs.picture_seconds(work, self._policy.row_limit)
         ticket.pictures = tuple(Picture(ticket, seconds) for _ in range(work.picture_count))
+        self.backlog.admitted += 1
         self.backlog.waiting += 1
         self.backlog.add(work.tier, seconds * work.picture_count)
         return ticket
 
-    def leave(self, ticket: Ticket) -> None:
+    def estimate(self, work: Work) -> Estimate:
+        """Returns what a request that comes now may expect."""
+        costs, policy = self.costs, self._policy
+        device_count = max(1, self._heavy_device_count)
+        wait_s = self.backlog.wait_s(work.tier, policy.tier_weights, device_count)
+        own_s = costs.picture_seconds(work, policy.row_limit) * work.picture_count / device_count
+        # In batches that are as full as the devices are.
+        rows = min(policy.row_limit, self._lane_rows / device_count + work.row_count)
+        raw_s = max(wait_s + own_s, costs.steps_s(work, rows)) + costs.light_s(work)
+        return Estimate(
+            wait_s=wait_s,
+            raw_s=raw_s,
+            total_s=raw_s * self._accuracy_of(work).factor,
+            least_s=costs.least_s(work),
+            starts=self.backlog.waiting == 0 and self._may_start(work),
+        )
+
+    def leave(self, ticket: Ticket, now_s: float, *, finished: bool) -> None:
         """Takes a request out, whatever became of it. It has no tasks any more."""
+        work, took_s = ticket.work, now_s - ticket.admitted_s
+        if finished or (work.deadline_s is not None and now_s >= work.deadline_s):
+            self._accuracy_of(work).observe(ticket.estimate_s, took_s)
+        self.backlog.admitted -= 1
         if not ticket.started:
             self.backlog.waiting -= 1
         for picture in ticket.pictures:
-            self.backlog.add(ticket.work.tier, -picture.seconds_left)
+            self.backlog.add(work.tier, -picture.seconds_left)
             if picture.phase is Phase.PREPARING:
-                self._ahead_rows[ticket.work.tier] -= ticket.work.row_count
+                self._ahead_rows[work.tier] -= work.row_count
 
     def enqueue(self, task: Task) -> None:
         """Adds a task that is ready to run."""
@@ -142,7 +159,7 @@ class Scheduler:
         if work.deadline_s is not None:
             deadline_s = min(deadline_s, work.deadline_s)
         # While it waits everyone's slack shrinks alike, so the order stays.
-        urgency = deadline_s - self.costs.latency_s(work)
+        urgency = deadline_s - self.costs.steps_s(work, self._policy.row_limit)
         self._line(task).push(task, tier=work.tier, tenant=work.tenant, urgency=urgency)
 
     def withdraw(self, task: Task) -> None:
@@ -215,7 +232,7 @@ class Scheduler:
 
     def _grant(self, line: FairLine[Task], tier: str, device: Device, now_s: float) -> Grant:
         task = next(task for name, task in line.heads() if name == tier)
-        cost = self.costs.call_seconds(task.stage, task.work)
+        cost = self.costs.call_seconds(task.stage, task.work, self._policy.row_limit)
         line.pop(tier, cost or 1.0)
         self._advance(task)
         grant = Grant(task, device.name, 0, device.addresses[task.stage], cost, cost)
@@ -341,15 +358,14 @@ class Scheduler:
                 found.add(model)
         return found
 
-    def _wait_s(self, work: Work) -> float:
-        weights = self._policy.tier_weights
-        return self.backlog.wait_s(work.tier, weights, self._heavy_device_count)
-
     def _hosts(self, stage: StageName) -> Iterator[Device]:
         for device in self._devices:
             address = device.addresses.get(stage)
             if address is not None and (stage, address) not in self._absent:
                 yield device
+
+    def _accuracy_of(self, work: Work) -> Accuracy:
+        return self._accuracy.setdefault((work.model_id, work.tier), Accuracy())
 
     def _line(self, task: Task) -> FairLine[Task]:
         lines = self._starting if task.picture.phase is Phase.WAITING else self._ready

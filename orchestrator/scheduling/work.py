@@ -54,11 +54,13 @@ class Ticket:
 
     Attributes:
         admitted_s: when, on the scheduler's clock.
+        estimate_s: how long it was thought to take, before corrections.
         pictures: its pictures, in order.
     """
 
     work: Work
     admitted_s: float
+    estimate_s: float = 0.0
     pictures: tuple["Picture", ...] = ()
 
     @property

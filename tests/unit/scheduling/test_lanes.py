@@ -256,5 +256,5 @@ def test_whoever_leaves_early_gives_up_its_place_ahead():
     [other] = driver.admit().pictures
     task = driver.ready(other, "text_encoding")
     assert driver.end(text) == []
-    driver.scheduler.leave(ticket)
+    driver.scheduler.leave(ticket, 0.0, finished=False)
     assert [grant.task for grant in driver.dispatch()] == [task]
