@@ -63,7 +63,7 @@ class ImageGenerationGateway(imaging_grpc.ImageGenerationServiceServicer):
             max_picture_pixels=self._max_picture_pixels,
         )
         _note_request(plan)
-        accepted = _accepted(plan, self._generator.admission.check())
+        accepted = _accepted(plan, self._generator.check(plan))
         yield imaging.StreamGenerateImagesResponse(accepted=accepted)
         feed = ProgressFeed()
         task = asyncio.create_task(self._generator.generate(plan, feed))

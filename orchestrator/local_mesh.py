@@ -1,4 +1,4 @@
-"""The whole mesh on this machine: five child processes on loopback.
+"""The whole mesh on this machine: child processes on loopback, five of them or more.
 
 Used by `sangsang up`, by `sangsang generate --local`, and by whoever needs a real mesh for a while.
 Every child is a process of its own, started with `python -m`, told its settings by environment
@@ -31,7 +31,7 @@ class MeshProcess:
     """One child.
 
     Attributes:
-        name: `orchestrator` or a stage.
+        name: `orchestrator`, a stage, or a further replica of one, e.g. `diffusion-2`.
         start_seconds: from its start until it said SERVING.
     """
 
@@ -58,9 +58,12 @@ class LocalMesh:
     Args:
         models: model folders to serve; their engines must be built.
         cache_dir: where built engines lie.
-        port_base: port of the orchestrator; the stages take the next four. 0 takes free ones.
+        replicas: how many of each stage; one of those that are not named. Each diffusion replica
+            is a device.
+        port_base: port of the orchestrator; the others take the next ones. 0 takes free ones.
         log_dir: where each process writes its log; None leaves them on this process's stderr.
         environment: further variables for the children.
+        device_environment: variables for the stage replicas of one device, by its number from 0.
         on_ready: called for each process once it serves.
     """
 
@@ -69,24 +72,27 @@ class LocalMesh:
         models: Sequence[Path],
         *,
         cache_dir: Path,
+        replicas: Mapping[str, int] | None = None,
         port_base: int = 0,
         log_dir: Path | None = None,
         environment: Mapping[str, str] | None = None,
+        device_environment: Callable[[int], Mapping[str, str]] = lambda _: {},
         on_ready: Callable[[MeshProcess], None] = lambda _: None,
     ) -> None:
-        names: tuple[str, ...] = ("orchestrator", *STAGES)
+        names = ("orchestrator", *_replica_names(replicas or {}))
         free = _free_ports(len(names))
         ports = [port_base + i for i in range(len(names))] if port_base else free
         self._ports: dict[str, int] = dict(zip(names, ports, strict=True))
         self._log_dir = log_dir
         self._on_ready = on_ready
+        self._device_environment = device_environment
         self._children: dict[str, subprocess.Popen[bytes]] = {}
         self.processes: list[MeshProcess] = []
         self._environment = {
             **os.environ,  # children keep PATH and the like; settings are the SANGSANG_ ones
             "SANGSANG_MODELS": ":".join(str(path.resolve()) for path in models),
             "SANGSANG_CACHE_DIR": str(cache_dir),
-            **{f"SANGSANG_{s.upper()}_ADDRESS": f"{LOOPBACK}:{self._ports[s]}" for s in STAGES},
+            **{f"SANGSANG_{stage.upper()}_ADDRESS": self._addresses(stage) for stage in STAGES},
             **(environment or {}),
         }
 
@@ -95,9 +101,9 @@ class LocalMesh:
         """`host:port` of the public API."""
         return f"{LOOPBACK}:{self._ports['orchestrator']}"
 
-    def stage_address(self, stage: str) -> str:
-        """Returns `host:port` of a stage."""
-        return f"{LOOPBACK}:{self._ports[stage]}"
+    def stage_address(self, name: str) -> str:
+        """Returns `host:port` of a stage's replica, e.g. `diffusion` or `diffusion-2`."""
+        return f"{LOOPBACK}:{self._ports[name]}"
 
     def __enter__(self) -> "LocalMesh":
         try:
@@ -116,7 +122,8 @@ class LocalMesh:
 
     def stop(self) -> None:
         """Drains the mesh: the orchestrator first, so that its requests can finish."""
-        for names in (("orchestrator",), STAGES):
+        stages = [name for name in self._children if name != "orchestrator"]
+        for names in (["orchestrator"], stages):
             children = [self._children[name] for name in names if name in self._children]
             for child in children:
                 if child.poll() is None:
@@ -131,7 +138,8 @@ class LocalMesh:
         asyncio.run(self._wait_for_all(started_at))
 
     def _spawn(self, name: str) -> "subprocess.Popen[bytes]":
-        module = f"sangsang.services.{name}" if name in STAGES else "sangsang.orchestrator"
+        served = name != "orchestrator"
+        module = f"sangsang.services.{_stage(name)}" if served else "sangsang.orchestrator"
         log = None
         if self._log_dir is not None:
             self._log_dir.mkdir(parents=True, exist_ok=True)
@@ -139,7 +147,11 @@ class LocalMesh:
         try:
             return subprocess.Popen(  # noqa: S603 our own modules, with our own interpreter
                 [sys.executable, "-m", module],
-                env={**self._environment, "SANGSANG_PORT": str(self._ports[name])},
+                env={
+                    **self._environment,
+                    **(self._device_environment(_number(name)) if served else {}),
+                    "SANGSANG_PORT": str(self._ports[name]),
+                },
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
@@ -173,8 +185,32 @@ class LocalMesh:
         self._on_ready(process)
         return process
 
+    def _addresses(self, stage: str) -> str:
+        names = [name for name in self._ports if _stage(name) == stage]
+        return ",".join(self.stage_address(name) for name in names)
+
     def _log_hint(self, name: str) -> str:
         return "" if self._log_dir is None else f"; see {self._log_dir / name}.log"
+
+
+def _replica_names(replicas: Mapping[str, int]) -> list[str]:
+    """Returns the names of all replicas: the first of each stage, then the further ones."""
+    if unknown := set(replicas) - set(STAGES):
+        raise ValueError(f"no stage {', '.join(sorted(unknown))}; there are {', '.join(STAGES)}")
+    further = [
+        f"{stage}-{number}" for stage in STAGES for number in range(2, replicas.get(stage, 1) + 1)
+    ]
+    return [*STAGES, *further]
+
+
+def _stage(name: str) -> str:
+    return name.split("-")[0]
+
+
+def _number(name: str) -> int:
+    """Returns the place of a replica among those of its stage, from 0."""
+    _, _, number = name.partition("-")
+    return int(number) - 1 if number else 0
 
 
 def _wait_or_kill(child: "subprocess.Popen[bytes]") -> None:

@@ -2,15 +2,14 @@
 
     prompt -> embeddings -> (negative embeddings) -> noise and latents -> latents -> image
 
-Other pipelines are further short functions of this kind. Nothing here waits for a device or knows
-of other requests: the stages and the admission before them see to both.
+Other pipelines are further short functions of this kind. Nothing here knows of devices or of other
+requests: the run waits for a lane before each call, and makes it anew if a replica dies.
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
-from .plan import GenerationPlan
-from .stages import DenoiseStep, EncodedImage, StageRun, Stages
+from .picture_run import PictureRun
+from .stages import EncodedImage, StageRun
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,30 +31,26 @@ class Picture:
     runs: tuple[StageRun, ...]
 
 
-async def generate_picture(
-    stages: Stages, plan: GenerationPlan, index: int, on_step: Callable[[DenoiseStep], None]
-) -> Picture:
+async def generate_picture(run: PictureRun, index: int) -> Picture:
     """Returns the picture `index` of a request.
 
     Args:
-        stages: the four stage services.
-        plan: the request.
-        index: place of the picture in the request; it chooses the seed.
-        on_step: called after each denoising step.
+        run: the stages, as this picture sees them.
+        index: place of the picture in the request.
 
     Raises:
         MeshError: a stage failed.
     """
-    seed = plan.seeds[index]
-    prompt = await stages.encode_text(plan, plan.prompt)
-    negative = await stages.encode_text(plan, plan.negative_prompt) if plan.guided else None
-    start = await stages.prepare_latents(plan, seed)
-    latents = await stages.denoise(plan, seed, prompt, negative, start, on_step)
-    image = await stages.decode_latents(plan, seed, latents)
+    plan = run.plan
+    prompt = await run.encode_text(plan.prompt)
+    negative = await run.encode_text(plan.negative_prompt) if plan.guided else None
+    start = await run.prepare_latents()
+    latents = await run.denoise(prompt, negative, start)
+    image = await run.decode_latents(latents)
     runs = (prompt, negative, start, latents, image)
     return Picture(
         index=index,
-        seed=seed,
+        seed=run.seed,
         image=image,
         dropped_token_count=prompt.dropped_token_count,
         runs=tuple(stage.run for stage in runs if stage is not None),

@@ -14,10 +14,13 @@ from sangsang.imaging.v1 import image_generation_service_pb2_grpc as imaging_grp
 
 from ..services.runtime.errors import StageUnavailable
 from ..services.runtime.telemetry import Telemetry
-from .admission import Admission
 from .catalogue import open_catalogue
+from .dispatcher import Dispatcher
 from .gateway import ImageGenerationGateway
 from .generation import Generator
+from .replica_health import ReplicaHealth
+from .scheduling.admission import AdmissionLimits
+from .scheduling.scheduler import Policy, Scheduler
 from .settings import OrchestratorSettings
 from .stages import Stages
 
@@ -35,40 +38,61 @@ class OrchestratorService:
     def __init__(self, settings: OrchestratorSettings) -> None:
         self._settings = settings
         self._stages: Stages | None = None
+        self._health: ReplicaHealth | None = None
         self._catalogue = open_catalogue(settings.models, settings.cache_dir)
 
     def add_to_server(self, server: grpc.aio.Server, telemetry: Telemetry) -> None:
         """Registers the gateway."""
         settings = self._settings
-        self._stages = Stages(settings, telemetry.tracer)
-        admission = Admission(
-            max_running=settings.max_running_requests, max_queued=settings.max_queued_requests
+        self._stages = Stages(
+            settings.addresses, telemetry.tracer, max_message_bytes=settings.max_message_bytes
         )
-        generator = Generator(self._stages, admission, telemetry.tracer)
+        dispatcher = make_dispatcher(settings)
+        self._health = ReplicaHealth(
+            self._stages.channels,
+            lambda stage, address, usable: dispatcher.set_usable(stage, address, usable=usable),
+        )
+        generator = Generator(self._stages, dispatcher, telemetry.tracer)
         gateway = ImageGenerationGateway(
             self._catalogue, generator, max_picture_pixels=settings.max_picture_pixels
         )
         imaging_grpc.add_ImageGenerationServiceServicer_to_server(gateway, server)
 
     async def load(self) -> None:
-        """Waits until every stage serves.
+        """Waits until every stage serves, and follows from then on whether it does.
 
         Raises:
             StageUnavailable: one does not within `stage_start_timeout_s`.
         """
-        if self._stages is None:
+        if self._stages is None or self._health is None:
             raise RuntimeError("add_to_server comes first")
         timeout_s = self._settings.stage_start_timeout_s
         waits = [
-            wait_until_serving(channel, f"{name} at {self._stages.addresses[name]}", timeout_s)
-            for name, channel in self._stages.channels.items()
+            wait_until_serving(channel, f"{name} at {address}", timeout_s)
+            for (name, address), channel in self._stages.channels.items()
         ]
         await asyncio.gather(*waits)
+        self._health.start()
 
     async def close(self) -> None:
         """Closes the channels to the stages."""
+        if self._health is not None:
+            await self._health.close()
         if self._stages is not None:
             await self._stages.close()
+
+
+def make_dispatcher(settings: OrchestratorSettings) -> Dispatcher:
+    """Returns what gives lanes, over the devices of the settings."""
+    scheduler = Scheduler(
+        settings.devices,
+        policy=Policy(
+            tier_weights={"pro": settings.pro_weight, "free": 1.0},
+            row_limit=settings.batch_row_limit,
+        ),
+        limits=AdmissionLimits(settings.max_queued_requests, settings.max_queued_s),
+    )
+    return Dispatcher(scheduler, absence_s=settings.replica_absence_s)
 
 
 async def wait_until_serving(channel: grpc.aio.Channel, name: str, timeout_s: float) -> None:

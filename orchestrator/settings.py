@@ -1,9 +1,13 @@
 """Settings of the orchestrator."""
 
-from pydantic import Field
+from collections.abc import Mapping
+
+from pydantic import Field, model_validator
 
 from ..services.runtime.picture_checks import PictureLimits
 from ..services.runtime.settings import ProcessSettings
+from .scheduling.cluster import DeviceSpec
+from .scheduling.work import HEAVY_STAGE, STAGES, StageName
 
 DEFAULT_PORT = 50050
 
@@ -15,25 +19,70 @@ class OrchestratorSettings(ProcessSettings):
     """Port to listen on; 0 takes any free one."""
 
     text_encoding_address: str = "127.0.0.1:50051"
-    """`host:port` of the text encoding service."""
+    """`host:port` of the text encoding service, or of several, separated by commas."""
 
     preprocessing_address: str = "127.0.0.1:50052"
-    """`host:port` of the preprocessing service."""
+    """The same of the preprocessing service."""
 
     diffusion_address: str = "127.0.0.1:50053"
-    """`host:port` of the diffusion service."""
+    """The same of the diffusion service. Each is on a device of its own, which the replicas of the
+    other stages are dealt out to in turn."""
 
     postprocessing_address: str = "127.0.0.1:50054"
-    """`host:port` of the postprocessing service."""
+    """The same of the postprocessing service."""
 
-    max_running_requests: int = Field(default=32, ge=1)
-    """Requests whose pictures are in the stages at one moment."""
+    lanes_per_device: int = Field(default=2, ge=0)
+    """Models that may run on a device at one moment; 0 for any number."""
+
+    batch_row_limit: int = Field(default=8, ge=2)
+    """Rows of a full batch; the diffusion service reads the same variable."""
+
+    pro_weight: float = Field(default=4.0, gt=0)
+    """Share of the Pro tier's requests against Free ones of weight 1, while both wait."""
 
     max_queued_requests: int = Field(default=256, ge=0)
     """Requests that may wait; one more is refused with RESOURCE_EXHAUSTED."""
+
+    max_queued_s: float = Field(default=60.0, gt=0)
+    """Estimated seconds that a request may have to wait; else it is refused at once."""
+
+    replica_absence_s: float = Field(default=5.0, ge=0)
+    """Seconds that a running request waits for a stage of which no replica takes calls."""
 
     max_picture_pixels: int = Field(default=PictureLimits().max_pixels, ge=1)
     """Most pixels of an initial image; the preprocessing service reads the same variable."""
 
     stage_start_timeout_s: float = Field(default=120.0, gt=0)
     """Seconds to wait for the stages to serve before giving up."""
+
+    @property
+    def addresses(self) -> Mapping[StageName, tuple[str, ...]]:
+        """The replicas of each stage."""
+        return {stage: self._split(stage) for stage in STAGES}
+
+    @property
+    def devices(self) -> tuple[DeviceSpec, ...]:
+        """The devices, one for each diffusion replica; further ones if a light stage has more."""
+        return tuple(
+            DeviceSpec(f"device{index}", self._hosted(index), self.lanes_per_device)
+            for index in range(max(map(len, self.addresses.values())))
+        )
+
+    @model_validator(mode="after")
+    def _named_replicas(self) -> "OrchestratorSettings":
+        for stage, named in self.addresses.items():
+            if not named:
+                raise ValueError(f"{stage}_address names no replica")
+        return self
+
+    def _hosted(self, index: int) -> dict[StageName, str]:
+        return {
+            stage: named[index % len(named)]
+            for stage, named in self.addresses.items()
+            # A light replica may serve several devices; a heavy one is one device's.
+            if stage != HEAVY_STAGE or index < len(named)
+        }
+
+    def _split(self, stage: StageName) -> tuple[str, ...]:
+        named: str = getattr(self, f"{stage}_address")
+        return tuple(filter(None, (address.strip() for address in named.split(","))))

@@ -4,10 +4,10 @@ Tensors pass through as messages, untouched: the orchestrator never looks inside
 """
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import aclosing, contextmanager
-from dataclasses import dataclass
-from typing import Literal
+from dataclasses import dataclass, replace
+from typing import Any
 
 import grpc
 from opentelemetry import trace
@@ -27,9 +27,14 @@ from sangsang.stages.v1alpha1 import (
 from ..services.runtime.calls import StageCaller, open_channel
 from ..services.runtime.errors import FieldViolation, InvalidRequest, StageFailed
 from .plan import GenerationPlan
-from .settings import OrchestratorSettings
+from .scheduling.work import StageName
 
-StageName = Literal["text_encoding", "preprocessing", "diffusion", "postprocessing"]
+_STUBS: Mapping[StageName, Callable[[grpc.aio.Channel], Any]] = {
+    "text_encoding": text_encoding_service_pb2_grpc.TextEncodingServiceStub,
+    "preprocessing": preprocessing_service_pb2_grpc.PreprocessingServiceStub,
+    "diffusion": diffusion_service_pb2_grpc.DiffusionServiceStub,
+    "postprocessing": postprocessing_service_pb2_grpc.PostprocessingServiceStub,
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +46,8 @@ class StageRun:
         compute_seconds: compute that the call is charged for.
         evaluation_count: rows of engine calls; UNet evaluations in the diffusion stage.
         cache_hit: whether the answer came from the stage's cache.
+        batch_row_count: mean rows of the UNet evaluations that the call was in, neighbours
+            included; 0 in other stages.
     """
 
     stage: StageName
@@ -50,6 +57,7 @@ class StageRun:
     engine: str
     precision: str
     cache_hit: bool = False
+    batch_row_count: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,42 +108,46 @@ class EncodedImage:
 
 
 class Stages:
-    """The four stage services of a mesh."""
+    """Every replica of the four stage services.
 
-    def __init__(self, settings: OrchestratorSettings, tracer: trace.Tracer) -> None:
-        self.addresses: dict[StageName, str] = {
-            "text_encoding": settings.text_encoding_address,
-            "preprocessing": settings.preprocessing_address,
-            "diffusion": settings.diffusion_address,
-            "postprocessing": settings.postprocessing_address,
-        }
-        self.channels: dict[StageName, grpc.aio.Channel] = {
-            name: open_channel(address, max_message_bytes=settings.max_message_bytes)
-            for name, address in self.addresses.items()
-        }
-        channels = self.channels
-        self._text = text_encoding_service_pb2_grpc.TextEncodingServiceStub(
-            channels["text_encoding"]
-        )
-        self._preprocessing = preprocessing_service_pb2_grpc.PreprocessingServiceStub(
-            channels["preprocessing"]
-        )
-        self._diffusion = diffusion_service_pb2_grpc.DiffusionServiceStub(channels["diffusion"])
-        self._postprocessing = postprocessing_service_pb2_grpc.PostprocessingServiceStub(
-            channels["postprocessing"]
-        )
-        self._callers = {name: StageCaller(name, tracer) for name in channels}
+    Attributes:
+        channels: of the replicas, by stage and address.
 
-    async def encode_text(self, plan: GenerationPlan, text: str) -> Embeddings:
+    Args:
+        addresses: `host:port` of the replicas of each stage; the same may be named again.
+        tracer: makes the client spans.
+        max_message_bytes: of one call.
+    """
+
+    def __init__(
+        self,
+        addresses: Mapping[StageName, tuple[str, ...]],
+        tracer: trace.Tracer,
+        *,
+        max_message_bytes: int,
+    ) -> None:
+        self.channels: dict[tuple[StageName, str], grpc.aio.Channel] = {
+            (stage, address): open_channel(address, max_message_bytes=max_message_bytes)
+            for stage, named in addresses.items()
+            for address in dict.fromkeys(named)
+        }
+        self._stubs = {key: _STUBS[key[0]](channel) for key, channel in self.channels.items()}
+        self._callers = {stage: StageCaller(stage, tracer) for stage in addresses}
+
+    async def encode_text(self, address: str, plan: GenerationPlan, text: str) -> Embeddings:
         """Returns the embeddings of a text."""
+        stub = self._stubs["text_encoding", address]
         started_at = time.perf_counter()
         request = text_encoding_service_pb2.EncodeTextRequest(model_id=plan.model_id, text=text)
-        response = await self._callers["text_encoding"].unary(self._text.EncodeText, request)
+        response = await self._callers["text_encoding"].unary(stub.EncodeText, request)
         run = _run("text_encoding", started_at, response.usage, cache_hit=response.cache_hit)
         return Embeddings(response.embeddings, response.dropped_token_count, run)
 
-    async def prepare_latents(self, plan: GenerationPlan, seed: int) -> PreparedLatents:
+    async def prepare_latents(
+        self, address: str, plan: GenerationPlan, seed: int
+    ) -> PreparedLatents:
         """Returns the noise of a seed and the latents of the initial image, if there is one."""
+        stub = self._stubs["preprocessing", address]
         started_at = time.perf_counter()
         request = preprocessing_service_pb2.PrepareLatentsRequest(
             model_id=plan.model_id,
@@ -146,7 +158,7 @@ class Stages:
         )
         caller = self._callers["preprocessing"]
         with _public_fields():
-            response = await caller.unary(self._preprocessing.PrepareLatents, request)
+            response = await caller.unary(stub.PrepareLatents, request)
         return PreparedLatents(
             noise=response.noise,
             initial_latents=(
@@ -158,6 +170,7 @@ class Stages:
 
     async def denoise(
         self,
+        address: str,
         plan: GenerationPlan,
         seed: int,
         prompt: Embeddings,
@@ -166,6 +179,7 @@ class Stages:
         on_step: Callable[[DenoiseStep], None],
     ) -> Latents:
         """Returns the denoised latents; `on_step` is called after each step."""
+        stub = self._stubs["diffusion", address]
         started_at = time.perf_counter()
         request = diffusion_service_pb2.DenoiseRequest(
             model_id=plan.model_id,
@@ -185,21 +199,23 @@ class Stages:
             tenant=plan.tenant,
             request_id=plan.request_id,
         )
-        responses = self._callers["diffusion"].stream(self._diffusion.Denoise, request)
+        responses = self._callers["diffusion"].stream(stub.Denoise, request)
         with _public_fields():
             async with aclosing(responses):
                 async for response in responses:
                     if response.WhichOneof("event") == "result":
                         result = response.result
                         run = _run("diffusion", started_at, result.usage)
+                        run = replace(run, batch_row_count=result.mean_batch_row_count)
                         return Latents(result.latents, run)
                     on_step(_step(response.progress))
         raise StageFailed("diffusion ended its stream without a result")
 
     async def decode_latents(
-        self, plan: GenerationPlan, seed: int, latents: Latents
+        self, address: str, plan: GenerationPlan, seed: int, latents: Latents
     ) -> EncodedImage:
         """Returns the encoded picture of some latents."""
+        stub = self._stubs["postprocessing", address]
         started_at = time.perf_counter()
         request = postprocessing_service_pb2.DecodeLatentsRequest(
             model_id=plan.model_id,
@@ -212,7 +228,7 @@ class Stages:
             ],
         )
         caller = self._callers["postprocessing"]
-        response = await caller.unary(self._postprocessing.DecodeLatents, request)
+        response = await caller.unary(stub.DecodeLatents, request)
         return EncodedImage(
             content=response.content,
             mime_type=response.mime_type,

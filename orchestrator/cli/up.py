@@ -19,8 +19,14 @@ WATCH_INTERVAL_S = 0.5
 
 def up(
     model: ModelFolders = None,
+    devices: Annotated[
+        int,
+        typer.Option(
+            min=1, help="Devices to denoise on, each a process of its own: on a CPU about a core."
+        ),
+    ] = 1,
     port: Annotated[
-        int, typer.Option(help="Port of the public API; the stages take the next four.")
+        int, typer.Option(help="Port of the public API; the stages take the next ones.")
     ] = DEFAULT_PORT,
     cache_dir: CacheDir = DEFAULT_CACHE,
     log_dir: Annotated[
@@ -36,7 +42,13 @@ def up(
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: stop.set())
     with err.status("starting the mesh ..."):
-        mesh = LocalMesh(paths, cache_dir=cache_dir, port_base=port, log_dir=logs)
+        mesh = LocalMesh(
+            paths,
+            cache_dir=cache_dir,
+            replicas={"diffusion": devices},
+            port_base=port,
+            log_dir=logs,
+        )
         mesh.__enter__()
     try:
         out.print(mesh_table(mesh.processes))

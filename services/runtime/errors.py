@@ -2,12 +2,17 @@
 
     MeshError
     ├── InvalidRequest      INVALID_ARGUMENT     bad fields, all of them at once
+    │   └── RequestIdReused INVALID_ARGUMENT     the ID of another request
     ├── ModelNotFound       NOT_FOUND            no such model here
     ├── ModelNotReady       FAILED_PRECONDITION  known, but not built or not loaded
+    ├── RequestQuarantined  FAILED_PRECONDITION  stages died under it; not run again for a while
     ├── Overloaded          RESOURCE_EXHAUSTED   the queue is full; retry later
+    │   ├── TenantRateExceeded      the tenant sends too often
+    │   └── TenantInFlightExceeded  the tenant has too many requests at once
     ├── DeadlineTooShort    RESOURCE_EXHAUSTED   cannot be done in the time given
     ├── DeadlinePassed      DEADLINE_EXCEEDED    the time given ran out
     ├── StageUnavailable    UNAVAILABLE          a stage is down or draining
+    │   └── StageLost       UNAVAILABLE          the connection broke while it worked on the call
     ├── CorruptTensor       DATA_LOSS            an engine returned NaN or Inf
     └── StageFailed         INTERNAL             a bug; fatal ones end the process
 
@@ -71,6 +76,16 @@ class InvalidRequest(MeshError):
         self.violations = tuple(violations)
 
 
+class RequestIdReused(InvalidRequest):
+    """The request ID is that of a request with another spec."""
+
+    reason = "REQUEST_ID_REUSED"
+
+    def __init__(self, request_id: str) -> None:
+        text = f"{request_id} is the ID of another request; make a new ID for each"
+        super().__init__([FieldViolation("request_id", text)])
+
+
 class ModelNotFound(MeshError):
     """No model of this name is served here."""
 
@@ -101,6 +116,47 @@ class Overloaded(MeshError):
     retryable = True
 
 
+class TenantLimited(Overloaded):
+    """A tenant has reached a limit of its own, whatever room there is for others.
+
+    Attributes:
+        tenant: whose limit it is, for `QuotaFailure`.
+    """
+
+    reason = "TENANT_LIMITED"
+
+    def __init__(self, tenant: str, limit: str, *, retry_delay_s: float) -> None:
+        super().__init__(
+            f"tenant {tenant or 'of no name'!r} may have {limit}",
+            metadata={"tenant": tenant, "limit": limit},
+            retry_delay_s=retry_delay_s,
+        )
+        self.tenant = tenant
+
+
+class TenantRateExceeded(TenantLimited):
+    """The tenant sends requests faster than it may."""
+
+    reason = "TENANT_RATE"
+
+
+class TenantInFlightExceeded(TenantLimited):
+    """As many requests of the tenant run or wait as may at one moment."""
+
+    reason = "TENANT_IN_FLIGHT"
+
+
+class RequestQuarantined(MeshError):
+    """Stages died while they worked on this very request, so it is not run for a while.
+
+    Not INTERNAL, which tells the caller nothing of what to do, and not UNAVAILABLE, which asks for
+    the same call again: that is what must not come.
+    """
+
+    code = grpc.StatusCode.FAILED_PRECONDITION
+    reason = "REQUEST_QUARANTINED"
+
+
 class DeadlineTooShort(MeshError):
     """The estimate exceeds the time left, so nothing was started."""
 
@@ -121,6 +177,12 @@ class StageUnavailable(MeshError):
     code = grpc.StatusCode.UNAVAILABLE
     reason = "STAGE_UNAVAILABLE"
     retryable = True
+
+
+class StageLost(StageUnavailable):
+    """The connection to a stage broke while it worked on this call: it may have died of it."""
+
+    reason = "STAGE_LOST"
 
 
 class CorruptTensor(MeshError):

@@ -24,7 +24,7 @@ from . import telemetry
 from .deadlines import set_time_left
 from .errors import FieldViolation, InvalidRequest, MeshError, StageFailed
 from .running_calls import RunningCalls
-from .status import to_status, unknown_status
+from .status import to_grpc_status, unknown_status
 
 REQUEST_ID_KEY = "sangsang-request-id"
 
@@ -152,8 +152,7 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
             _log.error("stage_failed", fatal=error.fatal, exc_info=error)
             if error.fatal:
                 self._on_fatal()
-        status = to_status(error, request_id=_bound_request_id())
-        await context.abort_with_status(cast(Any, rpc_status.to_status(status)))
+        await context.abort_with_status(to_grpc_status(error, request_id=_bound_request_id()))
 
 
 def _parsed(request: Any, parse: Parser) -> Any:

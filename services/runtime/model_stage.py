@@ -18,6 +18,7 @@ from . import telemetry as names
 from .engines.engine import Engine
 from .engines.loading import load_engine
 from .engines.remote_server import RemoteServer
+from .engines.timing import Timing
 from .engines.traced import TracedEngine, engine_attributes
 from .errors import ModelNotFound, ModelNotReady, StageUnavailable
 from .models.folder import ModelFolder, ModuleName
@@ -125,6 +126,7 @@ class ModelStage(ABC, Generic[M]):
                 settings.triton_server_timeout_s,
                 settings.triton_server_shared_memory,
             ),
+            timing=Timing(settings.timed_profile, settings.timed_device),
         )
         return TracedEngine(engine, self._tracer)
 

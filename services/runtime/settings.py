@@ -66,13 +66,19 @@ class ProcessSettings(BaseSettings):
 class ServiceSettings(ProcessSettings):
     """Settings of a stage service."""
 
-    backend: Literal["onnxruntime", "openvino", "tensorrt_rtx", "torch", "triton_server"] = (
-        "onnxruntime"
-    )
+    backend: Literal[
+        "onnxruntime", "openvino", "tensorrt_rtx", "timed", "torch", "triton_server"
+    ] = "onnxruntime"
     """Engine backend."""
 
     engine_threads: int = Field(default=1, ge=1)
     """Threads of one engine call. One is best when rows are batched: see services/README.md."""
+
+    timed_profile: Path | None = None
+    """What takes how long on the device of the backend `timed`: a file as in deploy/profiles."""
+
+    timed_device: str = "0"
+    """Name of that device; processes of this machine that give the same name share it."""
 
     triton_server_address: str = ""
     """`host:port` of the Open Inference Protocol server of the backend `triton_server`."""

@@ -12,6 +12,7 @@ from opentelemetry.sdk.trace import SpanProcessor, TracerProvider
 from opentelemetry.sdk.trace.export import BatchSpanProcessor
 
 SPAN_ADMISSION_WAIT = "admission_wait"
+SPAN_LANE_WAIT = "lane_wait"
 SPAN_GENERATE_PICTURE = "generate_picture"
 SPAN_ENGINE_INFER = "engine_infer"
 SPAN_BATCH_STEP = "batch_step"
@@ -23,6 +24,8 @@ ERROR_TYPE = "error.type"
 REQUEST_ID = "sangsang.request.id"
 MODEL_ID = "sangsang.model.id"
 STAGE = "sangsang.stage"
+DEVICE = "sangsang.device"
+LANE = "sangsang.lane"
 TIER = "sangsang.tier"
 TENANT = "sangsang.tenant"
 STEP_COUNT = "sangsang.diffusion.step_count"

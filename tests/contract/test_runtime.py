@@ -19,7 +19,9 @@ from sangsang.services.runtime.errors import (
     ModelNotFound,
     Overloaded,
     StageFailed,
+    StageLost,
     StageUnavailable,
+    TenantRateExceeded,
 )
 from sangsang.services.runtime.settings import MEBIBYTE, ProcessSettings
 from sangsang.stages.v1alpha1 import diffusion_service_pb2 as pb
@@ -31,6 +33,8 @@ ERRORS = {
     "invalid": InvalidRequest([FieldViolation("a", "is bad"), FieldViolation("b", "is worse")]),
     "missing": ModelNotFound("x", ["pocket"]),
     "full": Overloaded("full", retry_delay_s=0.25),
+    "unhinted": Overloaded("full"),
+    "tenant": TenantRateExceeded("acme", "2 requests a second", retry_delay_s=0.0401),
     "failed": StageFailed("broke"),
     "bug": KeyError("secret"),
 }
@@ -125,6 +129,7 @@ def details_of(error: grpc.aio.AioRpcError) -> dict[str, object]:
         error_details_pb2.BadRequest,
         error_details_pb2.RetryInfo,
         error_details_pb2.ResourceInfo,
+        error_details_pb2.QuotaFailure,
         error_details_pb2.RequestInfo,
     )
     found = {}
@@ -143,6 +148,7 @@ def details_of(error: grpc.aio.AioRpcError) -> dict[str, object]:
         ("invalid", grpc.StatusCode.INVALID_ARGUMENT, "INVALID_SPEC"),
         ("missing", grpc.StatusCode.NOT_FOUND, "MODEL_NOT_FOUND"),
         ("full", grpc.StatusCode.RESOURCE_EXHAUSTED, "QUEUE_FULL"),
+        ("tenant", grpc.StatusCode.RESOURCE_EXHAUSTED, "TENANT_RATE"),
         ("failed", grpc.StatusCode.INTERNAL, "STAGE_FAILED"),
         ("bug", grpc.StatusCode.INTERNAL, "INTERNAL"),
     ],
@@ -180,6 +186,27 @@ async def test_a_refusal_says_when_to_come_back(channel):
     with pytest.raises(grpc.aio.AioRpcError) as failed:
         await stub.EncodeText(text_pb.EncodeTextRequest(text="full"))
     assert details_of(failed.value)["RetryInfo"].retry_delay.ToMilliseconds() == 250
+
+
+@pytest.mark.parametrize(
+    ("text", "pushback"), [("full", "250"), ("tenant", "41"), ("unhinted", "-1"), ("failed", None)]
+)
+async def test_an_overload_holds_the_retries_of_grpc_back_too(channel, text, pushback):
+    stub = text_grpc.TextEncodingServiceStub(channel)
+    with pytest.raises(grpc.aio.AioRpcError) as failed:
+        await stub.EncodeText(text_pb.EncodeTextRequest(text=text))
+    assert dict(failed.value.trailing_metadata()).get("grpc-retry-pushback-ms") == pushback
+
+
+async def test_a_tenant_at_its_limit_is_told_which(channel):
+    stub = text_grpc.TextEncodingServiceStub(channel)
+    with pytest.raises(grpc.aio.AioRpcError) as failed:
+        await stub.EncodeText(text_pb.EncodeTextRequest(text="tenant"))
+    [violation] = details_of(failed.value)["QuotaFailure"].violations
+    assert violation.subject == "tenant:acme"
+    assert "2 requests a second" in violation.description
+    metadata = details_of(failed.value)["ErrorInfo"].metadata
+    assert metadata == {"tenant": "acme", "limit": "2 requests a second"}
 
 
 async def test_a_bug_tells_the_caller_nothing_but_the_request(channel):
@@ -348,8 +375,9 @@ async def drained(responses):
 async def test_a_stage_that_is_not_there_is_unavailable(caller):
     async with open_channel("127.0.0.1:1", max_message_bytes=MEBIBYTE) as channel:
         stub = text_grpc.TextEncodingServiceStub(channel)
-        with pytest.raises(StageUnavailable, match="text_encoding"):
+        with pytest.raises(StageUnavailable, match="text_encoding") as failed:
             await caller.unary(stub.EncodeText, text_pb.EncodeTextRequest(text="fine"))
+        assert not isinstance(failed.value, StageLost), "it never had the call"
 
 
 async def ended(spans: Spans, name: str, count: int, *, server: bool | None = None):

@@ -83,7 +83,7 @@ def _default(value: Any) -> str:
         # The home of whoever writes the page is nobody else's.
         home = Path.home()
         value = f"~/{value.relative_to(home)}" if value.is_relative_to(home) else str(value)
-    if value in ("", ()):
+    if value in (None, "", ()):
         return "none"
     text = value if isinstance(value, str) else json.dumps(value)
     size = isinstance(value, int) and value >= MEBIBYTE and value % MEBIBYTE == 0

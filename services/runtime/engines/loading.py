@@ -8,8 +8,9 @@ from .adapter_bank import AdapterBank, open_bank
 from .cache import DEFAULT_CACHE_PATH, BuildKey, DamagedBuild, EngineCache, NotBuilt
 from .engine import Engine
 from .remote_server import RemoteServer
+from .timing import Timing
 
-BACKENDS = ("onnxruntime", "openvino", "tensorrt_rtx", "torch", "triton_server")
+BACKENDS = ("onnxruntime", "openvino", "tensorrt_rtx", "timed", "torch", "triton_server")
 
 
 def load_engine(
@@ -20,6 +21,7 @@ def load_engine(
     threads: int = 1,
     cache: EngineCache | Path | None = None,
     remote: RemoteServer | None = None,
+    timing: Timing | None = None,
 ) -> Engine:
     """Returns the engine of one module, ready to infer; the UNet's with the model's adapters.
 
@@ -30,6 +32,7 @@ def load_engine(
         threads: threads of one `infer`, at least 1. For `torch` they are the whole process's.
         cache: where builds lie that are not beside the model; None takes the user's cache.
         remote: who runs the engine, for `triton_server`.
+        timing: what is held and for how long, for `timed`.
 
     Raises:
         ModelNotReady: the module has not been built for this backend, its build is damaged or
@@ -60,6 +63,10 @@ def load_engine(
             key = tensor_rt_rtx.build_key(folder, module, device, bank)
             build = find_build(folder, key, cache)
             return tensor_rt_rtx.TensorRtRtxEngine(folder, module, build, bank=bank)
+        if backend == "timed":
+            from .timed import load_timed
+
+            return load_timed(folder, module, timing or Timing(), bank=_bank(folder, module))
         if backend == "torch":
             from .torch_eager import TorchEngine
 

@@ -1,0 +1,133 @@
+"""Drives the scheduler with the real clock: calls wait here until they have a lane.
+
+All of it happens on the event loop. A call that waits is a future; whatever frees a lane asks the
+scheduler who is next.
+"""
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+
+from ..services.runtime.errors import StageUnavailable
+from .scheduling.scheduler import Scheduler
+from .scheduling.work import Grant, Picture, StageName, Task, Ticket, Work
+
+
+class Dispatcher:
+    """Gives lanes to calls.
+
+    Attributes:
+        scheduler: the policy.
+
+    Args:
+        scheduler: the policy.
+        absence_s: how long a call waits for a replica to come back when none takes calls.
+        clock: seconds; deadlines are on it.
+    """
+
+    def __init__(
+        self,
+        scheduler: Scheduler,
+        *,
+        absence_s: float = 5.0,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.scheduler = scheduler
+        self._absence_s = absence_s
+        self._clock = clock
+        self._waiting: dict[Task, asyncio.Future[Grant]] = {}
+
+    def admit(self, work: Work) -> Ticket:
+        """Returns the ticket of a request that may come in; give it back with `leave`.
+
+        Raises:
+            Overloaded: too much waits.
+            DeadlineTooShort: it cannot be done in its time.
+            StageUnavailable: a stage has no replica that takes calls.
+        """
+        return self.scheduler.admit(work, self._clock())
+
+    def leave(self, ticket: Ticket, *, finished: bool) -> None:
+        """Takes out a request that has ended, however it did."""
+        self.scheduler.leave(ticket, self._clock(), finished=finished)
+        self._dispatch()
+
+    @asynccontextmanager
+    async def lane(
+        self, picture: Picture, stage: StageName, excluded: frozenset[str] = frozenset()
+    ) -> AsyncIterator[Grant]:
+        """Holds a place in a lane for one call of a stage; waits for it first.
+
+        Args:
+            picture: whose call it is.
+            stage: which stage.
+            excluded: addresses that it may not go to.
+
+        Raises:
+            StageUnavailable: no replica that it may go to takes calls.
+        """
+        grant = await self._wait(Task(picture, stage, excluded))
+        try:
+            yield grant
+        finally:
+            self.scheduler.release(grant)
+            self._dispatch()
+
+    def has_replica(self, stage: StageName, besides: frozenset[str]) -> bool:
+        """Returns whether a stage has a replica that takes calls, besides some."""
+        return self.scheduler.has_replica(stage, besides)
+
+    def note_steps(self, grant: Grant, completed_step_count: int) -> None:
+        """Notes how many steps of a grant are done."""
+        self.scheduler.note_steps(grant, completed_step_count)
+
+    def set_usable(self, stage: StageName, address: str, *, usable: bool) -> None:
+        """Notes whether a replica takes calls."""
+        self.scheduler.set_usable(stage, address, usable=usable)
+        self._dispatch()
+        if not usable and self._waiting:
+            self._fail_stranded_later()
+
+    async def _wait(self, task: Task) -> Grant:
+        if task.excluded and not self._has_replica(task):
+            raise _unavailable(task.stage)
+        turn: asyncio.Future[Grant] = asyncio.get_running_loop().create_future()
+        self._waiting[task] = turn
+        if not self._has_replica(task):
+            self._fail_stranded_later()
+        self.scheduler.enqueue(task)
+        self._dispatch()
+        try:
+            return await turn
+        except asyncio.CancelledError:
+            if turn.done() and not turn.cancelled() and turn.exception() is None:
+                # It was granted in the same moment: others may have it.
+                self.scheduler.release(turn.result())
+                self._dispatch()
+            elif self._waiting.pop(task, None) is not None:
+                self.scheduler.withdraw(task)
+            raise
+
+    def _has_replica(self, task: Task) -> bool:
+        return self.scheduler.has_replica(task.stage, task.excluded)
+
+    def _dispatch(self) -> None:
+        for grant in self.scheduler.dispatch(self._clock()):
+            self._waiting.pop(grant.task).set_result(grant)
+
+    def _fail_stranded_later(self) -> None:
+        asyncio.get_running_loop().call_later(self._absence_s, self._fail_stranded)
+
+    def _fail_stranded(self) -> None:
+        """Fails the calls that no replica can take, if none has come back."""
+        stranded = [task for task in self._waiting if not self._has_replica(task)]
+        for task in stranded:
+            self.scheduler.withdraw(task)
+            self._waiting.pop(task).set_exception(_unavailable(task.stage))
+
+
+def _unavailable(stage: StageName) -> StageUnavailable:
+    return StageUnavailable(
+        f"no replica of {stage} takes calls", metadata={"stage": stage}, retry_delay_s=1.0
+    )

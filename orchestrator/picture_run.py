@@ -1,0 +1,142 @@
+"""One picture's calls: each waits for a lane, goes to the replica there, and moves if that dies.
+
+Stages are pure: the same request with the same seed gives the same bytes wherever it runs. So a
+call whose replica is lost or leaves is made again on another one, once.
+"""
+
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AsyncExitStack, asynccontextmanager
+from typing import TypeVar
+
+from opentelemetry import trace
+
+from ..services.runtime import telemetry
+from ..services.runtime.errors import StageLost, StageUnavailable
+from .dispatcher import Dispatcher
+from .plan import GenerationPlan
+from .scheduling.work import Grant, Picture, StageName
+from .stages import DenoiseStep, Embeddings, EncodedImage, Latents, PreparedLatents, Stages
+
+ATTEMPTS = 2
+
+T = TypeVar("T")
+
+
+class PictureRun:
+    """The stages as one picture sees them.
+
+    Attributes:
+        started_s: when its first call got a lane, on `time.perf_counter`; None before.
+
+    Args:
+        stages: all replicas.
+        dispatcher: gives lanes.
+        picture: what the lanes are for.
+        plan: the request.
+        seed: of the picture.
+        tracer: makes the spans of the waits.
+        on_step: called after each denoising step, with counts that never fall.
+        on_lost: called when a replica died under a call.
+    """
+
+    def __init__(
+        self,
+        stages: Stages,
+        dispatcher: Dispatcher,
+        picture: Picture,
+        plan: GenerationPlan,
+        seed: int,
+        *,
+        tracer: trace.Tracer,
+        on_step: Callable[[DenoiseStep], None],
+        on_lost: Callable[[], None],
+    ) -> None:
+        self.plan = plan
+        self.seed = seed
+        self._stages = stages
+        self._dispatcher = dispatcher
+        self._picture = picture
+        self._tracer = tracer
+        self._on_step = on_step
+        self._on_lost = on_lost
+        self._shown_step_count = 0
+        self.started_s: float | None = None
+
+    async def encode_text(self, text: str) -> Embeddings:
+        """Returns the embeddings of a text."""
+        return await self._call(
+            "text_encoding",
+            lambda grant: self._stages.encode_text(grant.address, self.plan, text),
+        )
+
+    async def prepare_latents(self) -> PreparedLatents:
+        """Returns the picture's noise, and the latents of the initial image if there is one."""
+        return await self._call(
+            "preprocessing",
+            lambda grant: self._stages.prepare_latents(grant.address, self.plan, self.seed),
+        )
+
+    async def denoise(
+        self, prompt: Embeddings, negative: Embeddings | None, start: PreparedLatents
+    ) -> Latents:
+        """Returns the denoised latents."""
+        return await self._call(
+            "diffusion",
+            lambda grant: self._stages.denoise(
+                grant.address,
+                self.plan,
+                self.seed,
+                prompt,
+                negative,
+                start,
+                lambda step: self._note_step(grant, step),
+            ),
+        )
+
+    async def decode_latents(self, latents: Latents) -> EncodedImage:
+        """Returns the encoded picture."""
+        return await self._call(
+            "postprocessing",
+            lambda grant: self._stages.decode_latents(grant.address, self.plan, self.seed, latents),
+        )
+
+    async def _call(self, stage: StageName, call: Callable[[Grant], Awaitable[T]]) -> T:
+        failed: frozenset[str] = frozenset()
+        while True:
+            async with self._lane(stage, failed) as grant:
+                try:
+                    return await call(grant)
+                except StageUnavailable as error:
+                    if isinstance(error, StageLost):
+                        self._on_lost()
+                    failed |= {grant.address}
+                    if len(failed) == ATTEMPTS or not self._dispatcher.has_replica(stage, failed):
+                        raise
+
+    @asynccontextmanager
+    async def _lane(self, stage: StageName, failed: frozenset[str]) -> AsyncIterator[Grant]:
+        started = self.started_s is not None
+        name = telemetry.SPAN_LANE_WAIT if started else telemetry.SPAN_ADMISSION_WAIT
+        async with AsyncExitStack() as stack:
+            # The span covers the wait alone; the lane is held until the call has ended.
+            with self._tracer.start_as_current_span(name) as span:
+                lane = self._dispatcher.lane(self._picture, stage, failed)
+                grant = await stack.enter_async_context(lane)
+                span.set_attributes(
+                    {
+                        telemetry.STAGE: stage,
+                        telemetry.DEVICE: grant.device,
+                        telemetry.LANE: grant.lane,
+                    }
+                )
+            if not started:
+                self.started_s = time.perf_counter()
+            yield grant
+
+    def _note_step(self, grant: Grant, step: DenoiseStep) -> None:
+        self._dispatcher.note_steps(grant, step.completed_step_count)
+        # A picture that moved begins anew, which its caller need not see.
+        if step.completed_step_count > self._shown_step_count:
+            self._shown_step_count = step.completed_step_count
+            self._on_step(step)

@@ -1,0 +1,94 @@
+"""Follows whether each stage replica takes calls: its own word, and whether it answers at all.
+
+The replica's `Watch` stream tells at once what it says of itself, and breaks at once when its
+process dies. A process that hangs says nothing and breaks nothing, so each is asked as well.
+"""
+
+import asyncio
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import grpc
+import structlog
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+
+from .scheduling.work import StageName
+
+Replica = tuple[StageName, str]
+
+PROBE_INTERVAL_S = 0.5
+PROBE_TIMEOUT_S = 1.0
+_REDIAL_S = 0.2
+_SERVING = health_pb2.HealthCheckResponse.SERVING
+
+_log = structlog.get_logger()
+
+
+class ReplicaHealth:
+    """Watches replicas until it is closed.
+
+    Args:
+        channels: of the replicas.
+        on_change: told when one begins or ceases to take calls; each begins as one that does.
+    """
+
+    def __init__(
+        self,
+        channels: Mapping[Replica, grpc.aio.Channel],
+        on_change: Callable[[StageName, str, bool], None],
+    ) -> None:
+        self._channels = channels
+        self._on_change = on_change
+        self._says_serving = dict.fromkeys(channels, True)
+        self._answers = dict.fromkeys(channels, True)
+        self._usable = dict.fromkeys(channels, True)
+        self._tasks: list[asyncio.Task[None]] = []
+
+    def start(self) -> None:
+        """Begins to watch."""
+        for replica, channel in self._channels.items():
+            stub: Any = health_pb2_grpc.HealthStub(channel)
+            self._tasks.append(asyncio.create_task(self._watch(replica, stub)))
+            self._tasks.append(asyncio.create_task(self._probe(replica, stub)))
+
+    async def close(self) -> None:
+        """Ceases to watch."""
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    async def _watch(self, replica: Replica, stub: Any) -> None:
+        while True:
+            try:
+                async for response in stub.Watch(health_pb2.HealthCheckRequest()):
+                    self._says_serving[replica] = response.status == _SERVING
+                    self._tell(replica)
+            except grpc.aio.AioRpcError:
+                pass
+            self._says_serving[replica] = False
+            self._tell(replica)
+            await asyncio.sleep(_REDIAL_S)
+
+    async def _probe(self, replica: Replica, stub: Any) -> None:
+        while True:
+            try:
+                await stub.Check(health_pb2.HealthCheckRequest(), timeout=PROBE_TIMEOUT_S)
+            except grpc.aio.AioRpcError:
+                self._answers[replica] = False
+            else:
+                self._answers[replica] = True
+            self._tell(replica)
+            await asyncio.sleep(PROBE_INTERVAL_S)
+
+    def _tell(self, replica: Replica) -> None:
+        usable = self._says_serving[replica] and self._answers[replica]
+        if usable == self._usable[replica]:
+            return
+        self._usable[replica] = usable
+        stage, address = replica
+        if usable:
+            _log.info("replica_back", stage=stage, address=address)
+        else:
+            answers = self._answers[replica]
+            _log.warning("replica_gone", stage=stage, address=address, answers=answers)
+        self._on_change(stage, address, usable)

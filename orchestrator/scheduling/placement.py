@@ -1,0 +1,89 @@
+"""Which device a task goes to: the least loaded one that has room for it.
+
+Devices lie in a heap for each model and tier, by load. An entry is good while its device has not
+changed since; whatever changes a device enters it anew, so a full one can be dropped. A choice
+among a thousand devices then costs as much as the few entries that are looked at.
+"""
+
+import heapq
+from collections.abc import Callable, Iterator, Sequence
+from enum import Enum
+from typing import TypeAlias
+
+from .cluster import Device
+from .work import Model, StageName, Task
+
+_MOST_STALE = 8
+
+# Seconds of work, rows (all that is known of a model that has not run), index, stamp.
+_Entry: TypeAlias = tuple[float, int, int, int]
+
+
+class Room(Enum):
+    """Whether a task may go to a device."""
+
+    FREE = "free"
+    FULL = "full"
+    """Not before the device changes."""
+    BARRED = "barred"
+    """Not this task, or not while others wait."""
+
+
+class Placement:
+    """Finds devices for tasks.
+
+    Args:
+        devices: all of them.
+        room: tells whether a task may go to a device now.
+    """
+
+    def __init__(self, devices: Sequence[Device], room: Callable[[Device, Task], Room]) -> None:
+        self._devices = devices
+        self._room = room
+        # By who asks for them.
+        self._heaps: dict[tuple[Model, str], list[_Entry]] = {}
+
+    def find(self, task: Task) -> Device | None:
+        """Returns the least loaded device that has room for a task, or None."""
+        heap = self._heap(task)
+        barred: list[_Entry] = []
+        found: Device | None = None
+        while heap:
+            entry = heap[0]
+            device = self._devices[entry[2]]
+            room = self._room(device, task) if entry[3] == device.stamp else Room.FULL
+            if room is Room.FREE:
+                found = device
+                break
+            heapq.heappop(heap)
+            if room is Room.BARRED:
+                barred.append(entry)
+        for entry in barred:
+            heapq.heappush(heap, entry)
+        return found
+
+    def changed(self, device: Device) -> None:
+        """Enters a device that has changed."""
+        for key, heap in self._heaps.items():
+            if key[0][0] in device.addresses:
+                heapq.heappush(heap, _entry(device))
+            if len(heap) > _MOST_STALE * len(self._devices) + _MOST_STALE:
+                # What is out of date and never comes to the top would stay for ever.
+                heap[:] = [entry for entry in heap if entry[3] == self._devices[entry[2]].stamp]
+                heapq.heapify(heap)
+
+    def hosts(self, stage: StageName) -> Iterator[Device]:
+        """Yields the devices that have a replica of a stage."""
+        return (device for device in self._devices if stage in device.addresses)
+
+    def _heap(self, task: Task) -> list[_Entry]:
+        key = task.model, task.work.tier
+        if key not in self._heaps:
+            heap = [_entry(device) for device in self.hosts(task.stage)]
+            heapq.heapify(heap)
+            self._heaps[key] = heap
+        return self._heaps[key]
+
+
+def _entry(device: Device) -> _Entry:
+    return device.seconds_left, device.row_count, device.index, device.stamp

@@ -1,0 +1,372 @@
+"""The one scheduler: who may come in, whose task runs next, and in which device's lane.
+
+An object without a clock, a socket or a thread: whoever drives it says what time it is and what
+has happened, and asks with `dispatch` which tasks may run now. The live orchestrator drives it
+with the real clock and real calls (`../dispatcher.py`), the simulator with a virtual clock
+(`../simulation/`), so what is simulated is the code that serves.
+
+Between ready tasks:
+
+1. The diffusion lane is fed first: what is ready to be denoised goes to the device with the least
+   work that has room for its rows.
+2. Then pictures are finished before new ones are started, unless devices starve for rows and
+   little waits to be finished: then what is nearest to the diffusion model goes first.
+3. New pictures start only so far ahead that every device has its next batch prepared.
+4. Inside a line, tiers get their shares, tenants take turns, the least slack goes first.
+"""
+
+import math
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from ...services.runtime.errors import StageUnavailable
+from .accuracy import Accuracy
+from .admission import AdmissionLimits, Backlog, Estimate, check_admission
+from .cluster import Device, DeviceSpec, Lane, Pairs
+from .costs import Costs
+from .fair_line import FairLine
+from .placement import Placement, Room
+from .work import HEAVY_STAGE, STAGES, Grant, Model, Phase, Picture, StageName, Task, Ticket, Work
+
+# Light stages, the one nearest to the finished picture first.
+_FINISHING: tuple[StageName, ...] = ("postprocessing", "preprocessing", "text_encoding")
+_PREPARING: tuple[StageName, ...] = ("preprocessing", "text_encoding", "postprocessing")
+
+
+@dataclass(frozen=True, slots=True)
+class Policy:
+    """The scheduler's settings.
+
+    Attributes:
+        tier_weights: share of each tier while several wait; one that is not named has 1.
+        row_limit: rows of a full batch.
+        room_batches: batches' worth of rows of each tier that a device has in flight.
+        ahead_batches: batches' worth of rows that are prepared ahead for each device.
+        light_calls: calls of one light model in its lane at a moment; the second hides the way to
+            the service.
+        heavy_turn_s: how long a heavy model keeps its lane while another heavy one waits.
+        patience_s: deadline, after its arrival, of a request that has none.
+        forbidden: pairs of stages that lose when they share a device.
+    """
+
+    tier_weights: Mapping[str, float] = field(default_factory=lambda: {"pro": 4.0, "free": 1.0})
+    row_limit: int = 8
+    room_batches: float = 2.0
+    ahead_batches: float = 1.0
+    light_calls: int = 2
+    heavy_turn_s: float = 2.0
+    patience_s: float = 60.0
+    forbidden: Pairs = frozenset()
+
+
+class Scheduler:
+    """The policy over some devices. Every method takes the time and returns at once.
+
+    Attributes:
+        costs: estimates, which whoever drives it feeds.
+        backlog: what is admitted and not done.
+    """
+
+    def __init__(
+        self,
+        devices: Sequence[DeviceSpec],
+        *,
+        policy: Policy | None = None,
+        limits: AdmissionLimits | None = None,
+        costs: Costs | None = None,
+    ) -> None:
+        self._policy = policy or Policy()
+        self._limits = limits or AdmissionLimits()
+        self.costs = costs or Costs()
+        self.backlog = Backlog()
+        self._devices = [
+            Device(spec, index, self._policy.forbidden) for index, spec in enumerate(devices)
+        ]
+        self._by_name = {device.name: device for device in self._devices}
+        self._placement = Placement(self._devices, self._room)
+        # Tasks that are a picture's first, and all others, by the model that they need.
+        self._starting: dict[Model, FairLine[Task]] = {}
+        self._ready: dict[Model, FairLine[Task]] = {}
+        self._absent: set[tuple[StageName, str]] = set()
+        self._heavy_device_count = sum(1 for _ in self._hosts(HEAVY_STAGE))
+        # By tier: rows of pictures that have started and are not in a diffusion lane yet.
+        self._ahead_rows: dict[str, int] = {}
+        self._lane_rows = 0
+        self._accuracy: dict[tuple[str, str], Accuracy] = {}
+        # When each heavy model last took a lane, and who has more lanes than others would leave it.
+        self._taken_s: dict[Model, float] = {}
+        self._crowded: set[Device] = set()
+
+    @property
+    def devices(self) -> Sequence[Device]:
+        """All devices."""
+        return self._devices
+
+    def admit(self, work: Work, now_s: float) -> Ticket:
+        """Returns the ticket of a request that may come in; `leave` gives it back.
+
+        Raises:
+            Overloaded: too much waits.
+            DeadlineTooShort: it cannot be done in its time.
+            StageUnavailable: a stage has no replica that serves.
+        """
+        for stage in STAGES:
+            self.check_stage(stage)
+        estimate = self.estimate(work)
+        check_admission(work, self.backlog, self._limits, estimate, now_s)
+        ticket = Ticket(work, now_s, estimate.raw_s)
+        seconds = self.costs.picture_seconds(work, self._policy.row_limit)
+        ticket.pictures = tuple(Picture(ticket, seconds) for _ in range(work.picture_count))
+        self.backlog.admitted += 1
+        self.backlog.waiting += 1
+        self.backlog.add(work.tier, seconds * work.picture_count)
+        return ticket
+
+    def estimate(self, work: Work) -> Estimate:
+        """Returns what a request that comes now may expect."""
+        costs, policy = self.costs, self._policy
+        device_count = max(1, self._heavy_device_count)
+        wait_s = self.backlog.wait_s(work.tier, policy.tier_weights, device_count)
+        own_s = costs.picture_seconds(work, policy.row_limit) * work.picture_count / device_count
+        # In batches that are as full as the devices are.
+        rows = min(policy.row_limit, self._lane_rows / device_count + work.row_count)
+        raw_s = max(wait_s + own_s, costs.steps_s(work, rows)) + costs.light_s(work)
+        return Estimate(
+            wait_s=wait_s,
+            raw_s=raw_s,
+            total_s=raw_s * self._accuracy_of(work).factor,
+            least_s=costs.least_s(work),
+            starts=self.backlog.waiting == 0 and self._may_start(work),
+        )
+
+    def leave(self, ticket: Ticket, now_s: float, *, finished: bool) -> None:
+        """Takes a request out, whatever became of it. It has no tasks any more."""
+        work, took_s = ticket.work, now_s - ticket.admitted_s
+        if finished or (work.deadline_s is not None and now_s >= work.deadline_s):
+            self._accuracy_of(work).observe(ticket.estimate_s, took_s)
+        self.backlog.admitted -= 1
+        if not ticket.started:
+            self.backlog.waiting -= 1
+        for picture in ticket.pictures:
+            self.backlog.add(work.tier, -picture.seconds_left)
+            if picture.phase is Phase.PREPARING:
+                self._ahead_rows[work.tier] -= work.row_count
+
+    def enqueue(self, task: Task) -> None:
+        """Adds a task that is ready to run."""
+        work, ticket = task.work, task.picture.ticket
+        deadline_s = ticket.admitted_s + self._policy.patience_s
+        if work.deadline_s is not None:
+            deadline_s = min(deadline_s, work.deadline_s)
+        # While it waits everyone's slack shrinks alike, so the order stays.
+        urgency = deadline_s - self.costs.steps_s(work, self._policy.row_limit)
+        self._line(task).push(task, tier=work.tier, tenant=work.tenant, urgency=urgency)
+
+    def withdraw(self, task: Task) -> None:
+        """Takes out a task that has not been granted."""
+        self._line(task).remove(task)
+
+    def dispatch(self, now_s: float) -> list[Grant]:
+        """Returns the tasks that may run now; each is to be released when it has ended."""
+        grants: list[Grant] = []
+        while (grant := self._next_grant(now_s)) is not None:
+            grants.append(grant)
+        self._make_way(now_s)
+        return grants
+
+    def note_steps(self, grant: Grant, completed_step_count: int) -> None:
+        """Notes how many steps of a picture are done."""
+        picture, work = grant.task.picture, grant.task.work
+        left_s = grant.seconds * max(0.0, 1 - completed_step_count / work.step_count)
+        self.backlog.add(work.tier, min(0.0, left_s - picture.seconds_left))
+        picture.seconds_left = min(picture.seconds_left, left_s)
+        device = self._by_name[grant.device]
+        device.shorten(grant, left_s)
+        self._placement.changed(device)
+
+    def release(self, grant: Grant) -> None:
+        """Takes a task that has ended out of its lane."""
+        device = self._by_name[grant.device]
+        device.take_out(grant)
+        if grant.task.heavy:
+            self._lane_rows -= grant.task.work.row_count
+        self._note_change(device)
+
+    def set_usable(self, stage: StageName, address: str, *, usable: bool) -> None:
+        """Notes whether a replica takes calls; nothing is granted to one that does not."""
+        (self._absent.discard if usable else self._absent.add)((stage, address))
+        for device in self._devices:
+            if device.addresses.get(stage) == address:
+                self._placement.changed(device)
+        self._heavy_device_count = sum(1 for _ in self._hosts(HEAVY_STAGE))
+
+    def check_stage(self, stage: StageName) -> None:
+        """Returns if some replica of a stage takes calls.
+
+        Raises:
+            StageUnavailable: none does.
+        """
+        if not self.has_replica(stage):
+            raise StageUnavailable(
+                f"no replica of {stage} serves", metadata={"stage": stage}, retry_delay_s=1.0
+            )
+
+    def has_replica(self, stage: StageName, besides: frozenset[str] = frozenset()) -> bool:
+        """Returns whether a stage has a replica that takes calls, besides some."""
+        return any(device.addresses[stage] not in besides for device in self._hosts(stage))
+
+    def _next_grant(self, now_s: float) -> Grant | None:
+        for line in self._heavy_lines():
+            for tier, task in line.heads():
+                if (device := self._placement.find(task)) is not None:
+                    return self._grant(line, tier, device, now_s)
+        for line in self._light_lines():
+            for tier, task in line.heads():
+                if task.picture.phase is Phase.WAITING and not self._may_start(task.work):
+                    continue
+                if (device := self._placement.find(task)) is not None:
+                    return self._grant(line, tier, device, now_s)
+                # Lanes that it could have are not for those behind it: they would never empty.
+                return None
+        return None
+
+    def _grant(self, line: FairLine[Task], tier: str, device: Device, now_s: float) -> Grant:
+        task = next(task for name, task in line.heads() if name == tier)
+        cost = self.costs.call_seconds(task.stage, task.work, self._policy.row_limit)
+        line.pop(tier, cost or 1.0)
+        self._advance(task)
+        grant = Grant(task, device.name, 0, device.addresses[task.stage], cost, cost)
+        if task.heavy and device.lane_of(task.model) is None:
+            self._taken_s[task.model] = now_s
+        grant.lane = device.put(grant, task.model, now_s).number
+        self._note_change(device)
+        return grant
+
+    def _advance(self, task: Task) -> None:
+        picture, work = task.picture, task.work
+        if picture.phase is Phase.WAITING:
+            if not picture.ticket.started:
+                self.backlog.waiting -= 1
+            picture.phase = Phase.PREPARING
+            self._ahead_rows[work.tier] = self._ahead_rows.get(work.tier, 0) + work.row_count
+        if task.heavy:
+            if picture.phase is Phase.PREPARING:
+                picture.phase = Phase.DENOISING
+                self._ahead_rows[work.tier] -= work.row_count
+            self._lane_rows += work.row_count
+
+    def _note_change(self, device: Device) -> None:
+        crowded = len(device.heavy_lanes()) > device.heavy_limit
+        (self._crowded.add if crowded else self._crowded.discard)(device)
+        self._placement.changed(device)
+
+    def _room(self, device: Device, task: Task) -> Room:
+        address = device.addresses[task.stage]
+        if (task.stage, address) in self._absent:
+            return Room.FULL
+        if address in task.excluded:
+            return Room.BARRED
+        lane = device.lane_of(task.model)
+        if lane is None:
+            return self._room_for_lane(device, task)
+        if task.heavy:
+            rows = lane.tier_rows.get(task.work.tier, 0)
+            most = self._policy.row_limit * self._policy.room_batches
+            joins = rows == 0 or rows + task.work.row_count <= most
+        else:
+            joins = device.unlimited or len(lane.grants) < self._policy.light_calls
+        return Room.FREE if joins and not lane.draining else Room.FULL
+
+    def _room_for_lane(self, device: Device, task: Task) -> Room:
+        if not device.has_lane_for(task.model):
+            return Room.FULL
+        if task.heavy and not device.unlimited:
+            others = self._waiting_models() - {task.model}
+            light = {stage for stage, _ in others if stage != HEAVY_STAGE}
+            most = device.heavy_limit if light else 1
+            if others and len(device.heavy_lanes()) >= most:
+                return Room.BARRED
+            if any(frozenset((task.stage, stage)) in self._policy.forbidden for stage in light):
+                return Room.BARRED
+        return Room.FREE
+
+    def _make_way(self, now_s: float) -> None:
+        """Lets lanes drain that keep others out, one for each model that waits."""
+        for model in self._waiting_models():
+            if model[0] == HEAVY_STAGE:
+                self._drain_one(self._turns_over(model, now_s))
+            elif self._crowded or self._policy.forbidden:
+                self._drain_one(self._in_the_way(model[0]))
+
+    def _drain_one(self, lanes: Iterable[Lane]) -> None:
+        candidates = list(lanes)
+        if candidates and not any(lane.draining for lane in candidates):
+            min(candidates, key=lambda lane: lane.seconds_left).draining = True
+
+    def _in_the_way(self, stage: StageName) -> Iterable[Lane]:
+        """Yields the heavy lanes without which a light stage would have one."""
+        pair = frozenset((HEAVY_STAGE, stage))
+        devices = self._devices if pair in self._policy.forbidden else self._crowded
+        for device in devices:
+            if stage in device.addresses:
+                yield from device.heavy_lanes()
+
+    def _turns_over(self, model: Model, now_s: float) -> Iterable[Lane]:
+        """Yields the lanes that other heavy models have had for their turn."""
+        if len(self._taken_s) < 2 and model in self._taken_s:
+            return
+        for device in self._hosts(model[0]):
+            if device.lane_of(model) is None and not device.has_lane_for(model):
+                for lane in device.heavy_lanes():
+                    if lane.draining or now_s - lane.taken_s >= self._policy.heavy_turn_s:
+                        yield lane
+
+    def _heavy_lines(self) -> list[FairLine[Task]]:
+        """Returns the lines of heavy models, the one first that took a lane longest ago."""
+        waiting = [m for m, line in self._ready.items() if m[0] == HEAVY_STAGE and len(line)]
+        waiting.sort(key=lambda model: self._taken_s.get(model, -math.inf))
+        return [self._ready[model] for model in waiting]
+
+    def _light_lines(self) -> list[FairLine[Task]]:
+        order = _PREPARING if self._hungry() else _FINISHING
+        found: list[FairLine[Task]] = []
+        for stage in order:
+            found += [line for m, line in self._ready.items() if m[0] == stage and len(line)]
+            found += [line for m, line in self._starting.items() if m[0] == stage and len(line)]
+        return found
+
+    def _hungry(self) -> bool:
+        """Whether devices could denoise more, and little waits to be finished."""
+        if self._lane_rows >= self._heavy_device_count * self._policy.row_limit:
+            return False
+        waiting = dict.fromkeys(STAGES, 0)
+        for model, line in self._ready.items():
+            waiting[model[0]] += len(line)
+        few = self._heavy_device_count * self._policy.light_calls
+        return waiting[HEAVY_STAGE] == 0 and waiting["postprocessing"] <= few
+
+    def _may_start(self, work: Work) -> bool:
+        ahead = self._ahead_rows.get(work.tier, 0)
+        full = self._heavy_device_count * self._policy.row_limit * self._policy.ahead_batches
+        return ahead == 0 or ahead + work.row_count <= full
+
+    def _waiting_models(self) -> set[Model]:
+        """Returns the models that some task waits for which may run."""
+        found = {model for model, line in self._ready.items() if len(line)}
+        for model, line in self._starting.items():
+            if any(self._may_start(task.work) for _, task in line.heads()):
+                found.add(model)
+        return found
+
+    def _hosts(self, stage: StageName) -> Iterator[Device]:
+        for device in self._devices:
+            address = device.addresses.get(stage)
+            if address is not None and (stage, address) not in self._absent:
+                yield device
+
+    def _accuracy_of(self, work: Work) -> Accuracy:
+        return self._accuracy.setdefault((work.model_id, work.tier), Accuracy())
+
+    def _line(self, task: Task) -> FairLine[Task]:
+        lines = self._starting if task.picture.phase is Phase.WAITING else self._ready
+        return lines.setdefault(task.model, FairLine(self._policy.tier_weights))

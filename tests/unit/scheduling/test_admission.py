@@ -1,0 +1,193 @@
+"""Who may come in. Run: pytest tests/unit/scheduling/test_admission.py"""
+
+import pytest
+from scheduler_driver import Driver, make_devices
+
+from sangsang.orchestrator.scheduling.admission import AdmissionLimits
+from sangsang.orchestrator.scheduling.costs import Costs, InitialCosts
+from sangsang.orchestrator.scheduling.scheduler import Policy, Scheduler
+from sangsang.services.runtime.errors import DeadlineTooShort, Overloaded, StageUnavailable
+
+# A row of one step takes 0.1 s of the device, light calls nothing.
+COSTS = {"m": InitialCosts({1: 0.1, 8: 0.8}, {}, 64 * 64)}
+
+
+def drive(count: int = 1, *, costs=COSTS, **limits) -> Driver:
+    scheduler = Scheduler(
+        make_devices(count),
+        policy=Policy(row_limit=2, ahead_batches=0.5),
+        limits=AdmissionLimits(**limits),
+        costs=Costs(costs),
+    )
+    return Driver(scheduler)
+
+
+def start(driver: Driver, **changes) -> None:
+    [picture] = driver.admit(**changes).pictures
+    driver.ready(picture, "text_encoding")
+    driver.dispatch()
+
+
+def test_one_more_than_may_wait_is_refused_and_told_when_to_come_back():
+    driver = drive(max_waiting=2)
+    start(driver)
+    driver.admit()
+    driver.admit()
+    with pytest.raises(Overloaded) as refused:
+        driver.admit()
+    assert refused.value.metadata == {"queued": "2", "limit": "2"}
+    assert refused.value.retry_delay_s is not None
+    assert refused.value.retry_delay_s > 0
+
+
+def test_an_idle_mesh_takes_one_although_none_may_wait():
+    driver = drive(max_waiting=0)
+    start(driver)
+    with pytest.raises(Overloaded):
+        driver.admit()
+
+
+def test_more_work_than_may_wait_is_refused():
+    driver = drive(max_wait_s=1.0)
+    for _ in range(4):
+        driver.admit(step_count=3)
+    with pytest.raises(Overloaded) as refused:
+        driver.admit(step_count=3)
+    # Four pictures of three steps of 0.1 s wait.
+    assert refused.value.metadata == {"queued_s": "1.200", "limit_s": "1"}
+    assert refused.value.retry_delay_s == pytest.approx(0.25)
+
+
+def test_work_is_shared_by_the_devices():
+    driver = drive(4, max_wait_s=1.0)
+    for _ in range(13):
+        driver.admit(step_count=3)
+    with pytest.raises(Overloaded):
+        for _ in range(4):
+            driver.admit(step_count=3)
+
+
+def test_what_cannot_make_its_deadline_is_refused():
+    driver = drive()
+    driver.admit(step_count=3, deadline_s=0.61)
+    driver.admit(step_count=3, deadline_s=0.61)
+    with pytest.raises(DeadlineTooShort) as refused:
+        driver.admit(step_count=3, deadline_s=0.61)
+    # 0.6 s ahead of it, and 0.3 s of its own.
+    assert refused.value.metadata == {"estimate_ms": "900", "left_ms": "610"}
+    assert refused.value.retry_delay_s == pytest.approx(0.29)
+
+
+def test_a_deadline_below_the_work_itself_is_not_worth_a_retry():
+    with pytest.raises(DeadlineTooShort) as refused:
+        drive().admit(step_count=3, deadline_s=0.2)
+    assert refused.value.retry_delay_s is None
+
+
+def test_full_batches_take_longer():
+    driver = drive()
+    driver.denoising(step_count=100, tier="pro")
+    driver.admit(step_count=3, deadline_s=0.61)
+    with pytest.raises(DeadlineTooShort) as refused:
+        driver.admit(step_count=3, deadline_s=0.59, tier="other")
+    # Its three steps of 0.1 s, each beside one row of another.
+    assert refused.value.metadata["estimate_ms"] == "600"
+
+
+def test_an_idle_mesh_takes_what_it_could_do_at_best():
+    driver = drive()
+    costs, work = driver.scheduler.costs, driver.admit(step_count=3).work
+    for _ in range(100):
+        costs.observe_steps(work, 3.0, 1.0)
+    driver.admit(step_count=3)
+    with pytest.raises(DeadlineTooShort):
+        driver.admit(step_count=3, deadline_s=1.0)
+    idle = drive()
+    idle.scheduler.costs = costs
+    # The estimate is 3 s by now; refusing for ever would never show that it is too high.
+    idle.admit(step_count=3, deadline_s=1.0)
+
+
+def test_a_model_that_nobody_has_measured_is_taken():
+    driver = drive(costs={}, max_wait_s=0.001)
+    for _ in range(10):
+        driver.admit(deadline_s=0.001)
+
+
+def test_a_tier_passes_the_work_of_another_by_its_share():
+    driver = drive()
+    for _ in range(10):
+        driver.admit(tier="free", step_count=3)
+    # 3 s of Free work wait; Pro has four fifths of the device and nothing waiting.
+    driver.admit(tier="pro", step_count=3, deadline_s=0.4)
+    with pytest.raises(DeadlineTooShort):
+        driver.admit(tier="free", step_count=3, deadline_s=3.2)
+
+
+def test_done_steps_are_no_longer_ahead():
+    driver = drive()
+    grant = driver.denoising(step_count=4)
+    driver.scheduler.note_steps(grant, 2)
+    assert driver.scheduler.backlog.tier_seconds["free"] == pytest.approx(0.2)
+    driver.end(grant)
+    driver.scheduler.leave(grant.task.picture.ticket, 0.0, finished=True)
+    assert driver.scheduler.backlog.tier_seconds["free"] == pytest.approx(0.0)
+    assert driver.scheduler.backlog.waiting == 0
+
+
+def test_without_a_replica_of_a_stage_nobody_comes_in():
+    driver = drive()
+    driver.scheduler.set_usable("postprocessing", "postprocessing0", usable=False)
+    with pytest.raises(StageUnavailable, match="postprocessing"):
+        driver.admit()
+
+
+def test_costs_follow_what_is_observed():
+    costs, work = Costs(), drive().admit(step_count=10, row_count=2).work
+    # A step takes 0.2 s and 0.1 s a row more; two of the rows are this picture's.
+    for rows in (2, 4, 8, 3) * 50:
+        costs.observe_steps(work, 10 * 2 * (0.2 / rows + 0.1), rows)
+        costs.observe_call("text_encoding", work, 0.5)
+    assert costs.steps_s(work, 8) == pytest.approx(10 * 1.0, rel=0.05)
+    assert costs.steps_s(work, 2) == pytest.approx(10 * 0.4, rel=0.05)
+    assert costs.picture_seconds(work, 8) == pytest.approx(20 * 0.125, rel=0.05)
+    assert costs.light_s(work) == pytest.approx(0.5)
+    assert costs.least_s(work) == pytest.approx(20 * 0.125, rel=0.05)
+
+
+def test_batches_of_one_size_say_nothing_of_others():
+    costs, work = Costs(), drive().admit(step_count=10).work
+    for _ in range(100):
+        costs.observe_steps(work, 1.0, 1.0)
+    assert costs.steps_s(work, 1) == pytest.approx(1.0, rel=0.01)
+    assert costs.steps_s(work, 8) == pytest.approx(8.0, rel=0.01)
+
+
+def test_estimates_that_were_too_low_are_raised_and_lowered_again():
+    driver = drive()
+    scheduler = driver.scheduler
+
+    def took(times: float) -> None:
+        for _ in range(60):
+            ticket = driver.admit()
+            scheduler.leave(ticket, ticket.estimate_s * times, finished=True)
+
+    work = driver.admit().work
+    took(2.0)
+    estimate = scheduler.estimate(work)
+    assert estimate.total_s == pytest.approx(2 * estimate.raw_s, rel=0.05)
+    took(1.0)
+    estimate = scheduler.estimate(work)
+    assert estimate.total_s == pytest.approx(estimate.raw_s, rel=0.05)
+
+
+def test_what_ran_out_of_time_teaches_and_what_was_cancelled_does_not():
+    driver = drive()
+    scheduler = driver.scheduler
+    ticket = driver.admit(deadline_s=5.0)
+    before = scheduler.estimate(ticket.work).total_s
+    scheduler.leave(driver.admit(), 50.0, finished=False)
+    assert scheduler.estimate(ticket.work).total_s == pytest.approx(before)
+    scheduler.leave(ticket, 5.0, finished=False)
+    driver.admit()
+    assert scheduler.estimate(ticket.work).total_s > before
