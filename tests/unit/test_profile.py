@@ -217,7 +217,7 @@ class TestCosts:
 
     def test_a_slower_machine_is_noticed(self):
         costs = ProfiledCosts(8, lambda key: (key, 64), profile())
-        for _ in range(60):
+        for _ in range(200):
             costs.note_step(64, 4, 2 * LINEAR[4])
         assert costs.step_seconds(64, 8) == pytest.approx(2 * LINEAR[8], rel=0.01)
         assert costs.step_cost(64, 8) == LINEAR[8]

@@ -1,5 +1,6 @@
 """Who is in the next step: shares of tiers and tenants, deadlines, ageing, caps."""
 
+import math
 import random
 from collections import Counter
 
@@ -301,6 +302,26 @@ class TestCosts:
         costs = ProfiledCosts(8, lambda key: (key, 64))
         costs.note_step(64, 3, 0.2)
         assert costs.step_seconds(64, 3) == pytest.approx(0.2)
-        for _ in range(100):
+        for _ in range(300):
             costs.note_step(64, 3, 0.4)
         assert costs.step_seconds(128, 3) == pytest.approx(0.8, rel=1e-3)
+
+    @pytest.mark.parametrize("overhead", [0.0, 0.6, 4.0, 30.0])
+    def test_what_a_step_costs_beside_its_rows_is_learnt(self, overhead):
+        costs, chance = ProfiledCosts(8, lambda key: (key, 64)), random.Random(1)
+        for _ in range(300):
+            key, rows = chance.choice([64, 128]), chance.randint(1, 8)
+            noise = chance.uniform(0.98, 1.02)
+            costs.note_step(key, rows, noise * 0.01 * (key / 64) * (overhead + rows))
+        for rows in (1, 3, 8):
+            expected = 0.02 * (overhead + rows)
+            assert costs.step_seconds(128, rows) == pytest.approx(expected, rel=0.15)
+
+    @given(st.lists(st.tuples(st.integers(1, 8), st.floats(1e-6, 10)), min_size=1, max_size=40))
+    def test_no_noise_makes_nonsense(self, steps):
+        costs = ProfiledCosts(8, lambda key: (key, key))
+        for rows, seconds in steps:
+            costs.note_step(64, rows, seconds)
+            times = [costs.step_seconds(64, count) for count in (1, 2, 8)]
+            assert 0 < times[0] <= times[1] <= times[2] < math.inf
+            assert 0 < costs.step_cost(64, 1) < costs.step_cost(64, 8)

@@ -1,4 +1,4 @@
-"""What steps cost: by the model's profile where there is one, else by rows and pixels."""
+"""What steps cost: by the model's profile where there is one, else by the steps so far."""
 
 from collections.abc import Callable
 from typing import Generic, TypeVar
@@ -7,14 +7,47 @@ from ..models.profile import ModelProfile
 
 K = TypeVar("K")
 
-# Without a profile, a step costs as much as its rows and this many more.
-_OVERHEAD_ROW_COUNT = 1.0
-# Weight of the newest step in the pace.
-_NEWEST = 0.1
+# Weight of the newest step in what is learnt.
+_NEWEST = 0.05
+# What a step costs beside its rows, in rows: as long as nothing is known, and at most.
+_FIRST_OVERHEAD, _MOST_OVERHEAD = 1.0, 64.0
+# How many rows the batches must differ by, squared, to be worth as much as that first guess.
+_STIFFNESS = 0.25
+
+
+class StepLine:
+    """A straight line through what steps take, `b * (overhead + rows)`.
+
+    Attributes:
+        row_seconds: `b`; 0 before the first step.
+        overhead: what a step takes beside its rows, in rows.
+    """
+
+    def __init__(self) -> None:
+        self.row_seconds = 0.0
+        self.overhead = _FIRST_OVERHEAD
+        self._count = 0
+        # Moving means of rows, seconds, rows squared, and rows times seconds.
+        self._means = (0.0, 0.0, 0.0, 0.0)
+
+    def add(self, row_count: int, seconds: float) -> None:
+        """Bends the line towards a step that was taken."""
+        self._count += 1
+        weight = max(_NEWEST, 1 / self._count)
+        seen = (row_count, seconds, row_count * row_count, row_count * seconds)
+        self._means = tuple(
+            mean + weight * (new - mean) for mean, new in zip(self._means, seen, strict=True)
+        )
+        rows, taken, squared, product = self._means
+        guess = taken / (rows + _FIRST_OVERHEAD)
+        slope = (product - rows * taken + _STIFFNESS * guess) / (squared - rows * rows + _STIFFNESS)
+        # Between a line through the origin and one that is nearly flat, whatever noise says.
+        self.row_seconds = min(max(slope, taken / (rows + _MOST_OVERHEAD)), taken / rows)
+        self.overhead = taken / self.row_seconds - rows
 
 
 class ProfiledCosts(Generic[K]):
-    """Costs of steps, corrected by the steps that have been taken.
+    """Costs of steps, which follow the steps that are taken.
 
     Args:
         row_limit: most rows of any step.
@@ -35,8 +68,10 @@ class ProfiledCosts(Generic[K]):
         self._size_px = size_px
         self._profile = profile
         self._min_gain = min_gain
-        # Seconds of a step by its cost: a profile's costs are seconds already.
-        self._pace = 0.0 if profile is None else 1.0
+        # How many times longer steps take than the profile says.
+        self._pace = 1.0
+        # Without a profile: seconds for each pixel.
+        self._line = StepLine()
 
     def row_limit(self, key: K) -> int:
         """Returns the rows beyond which a step gains little; at least 1."""
@@ -46,17 +81,21 @@ class ProfiledCosts(Generic[K]):
         return max(1, min(self._row_limit, limit))
 
     def step_cost(self, key: K, row_count: int) -> float:
-        """Returns the cost of a step: its profiled seconds, else rows times pixels."""
+        """Returns the cost of a step: its profiled seconds, else rows and overhead times pixels."""
         height_px, width_px = self._size_px(key)
         if self._profile is None:
-            return (row_count + _OVERHEAD_ROW_COUNT) * height_px * width_px
+            return (row_count + self._line.overhead) * height_px * width_px
         return self._profile.step_seconds(row_count, height_px, width_px)
 
     def step_seconds(self, key: K, row_count: int) -> float:
         """Returns how long a step takes; 0 before the first if there is no profile."""
-        return self._pace * self.step_cost(key, row_count)
+        pace = self._line.row_seconds if self._profile is None else self._pace
+        return pace * self.step_cost(key, row_count)
 
     def note_step(self, key: K, row_count: int, seconds: float) -> None:
         """Learns from a step that was taken how fast the device is now."""
-        pace = seconds / self.step_cost(key, row_count)
-        self._pace += (pace - self._pace) * (_NEWEST if self._pace else 1.0)
+        if self._profile is None:
+            height_px, width_px = self._size_px(key)
+            self._line.add(row_count, seconds / (height_px * width_px))
+        else:
+            self._pace += (seconds / self.step_cost(key, row_count) - self._pace) * _NEWEST
