@@ -18,8 +18,10 @@ from .catalogue import open_catalogue
 from .dispatcher import Dispatcher
 from .gateway import ImageGenerationGateway
 from .generation import Generator
+from .profiles import read_profiles
 from .replica_health import ReplicaHealth
 from .scheduling.admission import AdmissionLimits
+from .scheduling.costs import Costs
 from .scheduling.scheduler import Policy, Scheduler
 from .settings import OrchestratorSettings
 from .stages import Stages
@@ -84,13 +86,20 @@ class OrchestratorService:
 
 def make_dispatcher(settings: OrchestratorSettings) -> Dispatcher:
     """Returns what gives lanes, over the devices of the settings."""
+    known = read_profiles(
+        settings.models, row_limit=settings.batch_row_limit, min_gain=settings.batch_min_gain
+    )
+    policy = Policy(
+        tier_weights=settings.tier_weights,
+        row_limit=settings.batch_row_limit,
+        row_limits=known.row_limits,
+        forbidden=known.forbidden,
+    )
     scheduler = Scheduler(
         settings.devices,
-        policy=Policy(
-            tier_weights={"pro": settings.pro_weight, "free": 1.0},
-            row_limit=settings.batch_row_limit,
-        ),
+        policy=policy,
         limits=AdmissionLimits(settings.max_queued_requests, settings.max_queued_s),
+        costs=Costs(known.costs),
     )
     return Dispatcher(scheduler, absence_s=settings.replica_absence_s)
 

@@ -1,10 +1,12 @@
 """Settings of the orchestrator."""
 
 from collections.abc import Mapping
+from typing import Annotated
 
 from pydantic import Field, model_validator
 
 from ..services.runtime.picture_checks import PictureLimits
+from ..services.runtime.row_scheduling import DEFAULT_TIER_WEIGHTS
 from ..services.runtime.settings import ProcessSettings
 from .scheduling.cluster import DeviceSpec
 from .scheduling.work import HEAVY_STAGE, STAGES, StageName
@@ -37,8 +39,13 @@ class OrchestratorSettings(ProcessSettings):
     batch_row_limit: int = Field(default=8, ge=2)
     """Rows of a full batch; the diffusion service reads the same variable."""
 
-    pro_weight: float = Field(default=4.0, gt=0)
-    """Share of the Pro tier's requests against Free ones of weight 1, while both wait."""
+    batch_min_gain: float = Field(default=0.1, ge=0)
+    """How much cheaper more rows must make a row; the diffusion service reads the same variable."""
+
+    tier_weights: dict[str, Annotated[float, Field(gt=0, allow_inf_nan=False)]] = Field(
+        default=dict(DEFAULT_TIER_WEIGHTS), min_length=1
+    )
+    """Shares of the devices by tier, as JSON; the diffusion service reads the same variable."""
 
     max_queued_requests: int = Field(default=256, ge=0)
     """Requests that may wait; one more is refused with RESOURCE_EXHAUSTED."""

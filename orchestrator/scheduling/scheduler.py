@@ -20,6 +20,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from ...services.runtime.errors import StageUnavailable
+from ...services.runtime.row_scheduling import DEFAULT_TIER_WEIGHTS
 from .accuracy import Accuracy
 from .admission import AdmissionLimits, Backlog, Estimate, check_admission
 from .cluster import Device, DeviceSpec, Lane, Pairs
@@ -40,6 +41,7 @@ class Policy:
     Attributes:
         tier_weights: share of each tier while several wait; one that is not named has 1.
         row_limit: rows of a full batch.
+        row_limits: the same by model ID, where it is less.
         room_batches: batches' worth of rows of each tier that a device has in flight.
         ahead_batches: batches' worth of rows that are prepared ahead for each device.
         light_calls: calls of one light model in its lane at a moment; the second hides the way to
@@ -49,14 +51,19 @@ class Policy:
         forbidden: pairs of stages that lose when they share a device.
     """
 
-    tier_weights: Mapping[str, float] = field(default_factory=lambda: {"pro": 4.0, "free": 1.0})
+    tier_weights: Mapping[str, float] = field(default_factory=lambda: DEFAULT_TIER_WEIGHTS)
     row_limit: int = 8
+    row_limits: Mapping[str, int] = field(default_factory=dict[str, int])
     room_batches: float = 2.0
     ahead_batches: float = 1.0
     light_calls: int = 2
     heavy_turn_s: float = 2.0
     patience_s: float = 60.0
     forbidden: Pairs = frozenset()
+
+    def row_limit_of(self, work: Work) -> int:
+        """Returns the rows of a full batch of a request's model."""
+        return min(self.row_limit, self.row_limits.get(work.model_id, self.row_limit))
 
 
 class Scheduler:
@@ -115,7 +122,7 @@ class Scheduler:
         estimate = self.estimate(work)
         check_admission(work, self.backlog, self._limits, estimate, now_s)
         ticket = Ticket(work, now_s, estimate.raw_s)
-        seconds = self.costs.picture_seconds(work, self._policy.row_limit)
+        seconds = self.costs.picture_seconds(work, self._policy.row_limit_of(work))
         ticket.pictures = tuple(Picture(ticket, seconds) for _ in range(work.picture_count))
         self.backlog.admitted += 1
         self.backlog.waiting += 1
@@ -127,9 +134,10 @@ class Scheduler:
         costs, policy = self.costs, self._policy
         device_count = max(1, self._heavy_device_count)
         wait_s = self.backlog.wait_s(work.tier, policy.tier_weights, device_count)
-        own_s = costs.picture_seconds(work, policy.row_limit) * work.picture_count / device_count
+        full = policy.row_limit_of(work)
+        own_s = costs.picture_seconds(work, full) * work.picture_count / device_count
         # In batches that are as full as the devices are.
-        rows = min(policy.row_limit, self._lane_rows / device_count + work.row_count)
+        rows = min(full, self._lane_rows / device_count + work.row_count)
         raw_s = max(wait_s + own_s, costs.steps_s(work, rows)) + costs.light_s(work)
         return Estimate(
             wait_s=wait_s,
@@ -159,7 +167,7 @@ class Scheduler:
         if work.deadline_s is not None:
             deadline_s = min(deadline_s, work.deadline_s)
         # While it waits everyone's slack shrinks alike, so the order stays.
-        urgency = deadline_s - self.costs.steps_s(work, self._policy.row_limit)
+        urgency = deadline_s - self.costs.steps_s(work, self._policy.row_limit_of(work))
         self._line(task).push(task, tier=work.tier, tenant=work.tenant, urgency=urgency)
 
     def withdraw(self, task: Task) -> None:
@@ -232,7 +240,8 @@ class Scheduler:
 
     def _grant(self, line: FairLine[Task], tier: str, device: Device, now_s: float) -> Grant:
         task = next(task for name, task in line.heads() if name == tier)
-        cost = self.costs.call_seconds(task.stage, task.work, self._policy.row_limit)
+        full = self._policy.row_limit_of(task.work)
+        cost = self.costs.call_seconds(task.stage, task.work, full)
         line.pop(tier, cost or 1.0)
         self._advance(task)
         grant = Grant(task, device.name, 0, device.addresses[task.stage], cost, cost)
@@ -271,7 +280,7 @@ class Scheduler:
             return self._room_for_lane(device, task)
         if task.heavy:
             rows = lane.tier_rows.get(task.work.tier, 0)
-            most = self._policy.row_limit * self._policy.room_batches
+            most = self._policy.row_limit_of(task.work) * self._policy.room_batches
             joins = rows == 0 or rows + task.work.row_count <= most
         else:
             joins = device.unlimited or len(lane.grants) < self._policy.light_calls
@@ -347,7 +356,8 @@ class Scheduler:
 
     def _may_start(self, work: Work) -> bool:
         ahead = self._ahead_rows.get(work.tier, 0)
-        full = self._heavy_device_count * self._policy.row_limit * self._policy.ahead_batches
+        batch = self._policy.row_limit_of(work) * self._policy.ahead_batches
+        full = self._heavy_device_count * batch
         return ahead == 0 or ahead + work.row_count <= full
 
     def _waiting_models(self) -> set[Model]:

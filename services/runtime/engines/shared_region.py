@@ -38,7 +38,7 @@ class SharedRegion:
     """
 
     def __init__(self, client: Any, size_bytes: int, timeout_s: float) -> None:
-        self.name = f"sangsang-{uuid.uuid4().hex}"
+        self.name = f"sangsang-region-{uuid.uuid4().hex}"
         self.size_bytes = size_bytes
         path = _FOLDER / self.name
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600)

@@ -93,7 +93,7 @@ def assert_right(engine, inputs):
 
 
 def ours_in_shared_memory():
-    return list(Path("/dev/shm").glob("sangsang-*"))
+    return list(Path("/dev/shm").glob("sangsang-region-*"))
 
 
 def test_it_answers(folder, server, load, shared):
