@@ -19,6 +19,8 @@ from .engine import Array, TensorSpec
 from .signatures import Signature
 
 SCALE_NAME = "adapter_scale"
+# Values inside the network: the rows that use an adapter, `[used]` and `[used, 1]`.
+ROWS_NAME, ROW_INDICES_NAME = "adapter_rows", "adapter_row_indices"
 # A matrix product with a single column is computed by other code, whose bits depend on the batch.
 _MIN_WIDTH = 2
 

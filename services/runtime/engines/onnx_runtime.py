@@ -17,7 +17,7 @@ from ..errors import ModelNotReady, StageFailed
 from ..models.adapters import adapted_layers
 from ..models.folder import ModelFolder, ModuleName
 from ..models.weights import WeightStore
-from .adapter_bank import AdapterBank
+from .adapter_bank import SCALE_NAME, AdapterBank
 from .cache import BuildKey
 from .engine import Array, TensorSpec
 from .signatures import Signature, signature
@@ -28,7 +28,7 @@ BACKEND = "onnxruntime"
 # The graph is portable, so its key holds the version of our export and not ONNX Runtime's: a
 # graph that ships beside a model has to outlive the runtime it was exported with.
 GRAPH_VERSION = "opset21-3"
-BANK_VERSION = "3"
+BANK_VERSION = "4"
 
 
 def build_key(folder: ModelFolder, module: ModuleName) -> BuildKey:
@@ -101,7 +101,7 @@ class OnnxRuntimeEngine:
         feeds = check_inputs(self._signature, inputs)
         batch = len(feeds[self.inputs[0].name])
         if self._bank and _has_single_tokens(feeds, self._signature):
-            feeds = {name: np.repeat(array, 2, axis=0) for name, array in feeds.items()}
+            feeds = _accompany_adapted(feeds)
         names = [spec.name for spec in self.outputs]
         try:
             values: Sequence[Any] = session.run(names, {**feeds, **self._bank})
@@ -147,14 +147,22 @@ def session_options(threads: int) -> ort.SessionOptions:
 
 
 def _has_single_tokens(feeds: Mapping[str, Array], taken: Signature) -> bool:
-    """Returns whether some layer of the UNet sees one token in all.
-
-    The bank's products with a single token are computed by other code than with more, in other
-    bits: a picture of the smallest size goes through in two equal rows when it is alone.
-    """
+    """Returns whether some layer of the UNet sees one token of each row."""
     sample, context = feeds["sample"], feeds["encoder_hidden_states"]
     smallest = sample.shape[2] == sample.shape[3] == taken.side_multiple
-    return len(sample) == 1 and (smallest or context.shape[1] == 1)
+    return smallest or context.shape[1] == 1
+
+
+def _accompany_adapted(feeds: Mapping[str, Array]) -> Mapping[str, Array]:
+    """Adds a second row like it to a batch in which a single one uses adapters.
+
+    The bank's products with a single token are computed by other code than with more, in other
+    bits.
+    """
+    adapted = np.flatnonzero(np.any(feeds[SCALE_NAME] != 0, axis=1))
+    if len(adapted) != 1:
+        return feeds
+    return {name: np.concatenate([array, array[adapted]]) for name, array in feeds.items()}
 
 
 def _check_names(

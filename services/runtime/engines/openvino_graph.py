@@ -6,8 +6,9 @@ OpenVINO parses, and constants right after, so loading needs neither `onnx` nor 
 Two things of a graph with adapters are beyond OpenVINO 2026.4. It has no convolution by a matrix
 whose width is unknown, so the adapters are constants too. And once an `If` has gone one way, its
 output keeps the shape and content of that time when it goes the other: rows came out that had
-never gone in. So the adapters' products are always computed. (A second model without them, for
-batches that use none, had the same bits in the shipped model and others in the next one tried.)
+never gone in. So the adapters' products are always computed, for all rows. (A second model without
+them, for batches that use none, had the same bits in the shipped model and others in the next one
+tried.)
 """
 
 import io
@@ -18,6 +19,7 @@ from typing import Any
 from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
 
 from ..errors import ModelNotReady
+from .adapter_bank import ROW_INDICES_NAME, ROWS_NAME
 from .engine import Array
 from .openvino_import import ov
 
@@ -57,6 +59,7 @@ def read_graph(core: ov.Core, graph: Path, constants: Mapping[str, Array]) -> ov
         model = core.read_model(io.BytesIO(content))
         missing = set(constants) - _fill(model, constants)
         _always_adapt(model)
+        _adapt_all_rows(model)
         model.validate_nodes_and_infer_types()
     # OpenVINO's exceptions have no common base of their own.
     except Exception as exc:
@@ -91,8 +94,8 @@ def _always_adapt(model: ov.Model) -> None:
         if node.get_type_name() != "If":
             continue
         choice: Any = node
-        zero = {inner.get_type_name() for inner in choice.get_function(1).get_ops()}
-        if zero != {"Constant", "Result"}:
+        plain = {inner.get_type_name() for inner in choice.get_function(1).get_ops()}
+        if plain != {"Parameter", "Identity", "Result"}:
             raise ValueError(f"{node.get_friendly_name()} chooses between more than adapters")
         products = choice.get_function(0)
         parameters = products.get_parameters()
@@ -100,6 +103,17 @@ def _always_adapt(model: ov.Model) -> None:
             outer = node.input_value(description.input_index)
             parameters[description.body_parameter_index].output(0).replace(outer)
         node.output(0).replace(products.get_results()[0].input_value(0))
+
+
+def _adapt_all_rows(model: ov.Model) -> None:
+    """Takes out what gathers the rows that use an adapter, and what scatters their products."""
+    for node in model.get_ordered_ops():
+        kind = node.get_type_name()
+        if kind == "Gather" and ROWS_NAME in node.input_value(1).get_names():
+            node.output(0).replace(node.input_value(0))
+        elif kind == "ScatterNDUpdate" and ROW_INDICES_NAME in node.input_value(1).get_names():
+            total = ov.opset15.add(node.input_value(0), node.input_value(2))
+            node.output(0).replace(total.output(0))
 
 
 def _with_weights_as_inputs(content: bytes, constants: Mapping[str, Array]) -> bytes:
