@@ -21,6 +21,9 @@ from .plan import GenerationPlan
 from .progress import ProgressFeed
 from .validation import TENANT_KEY, make_plan
 
+# Of a request whose caller sees no progress: the scheduler alone wants to know how far it is.
+UNWATCHED_PROGRESS_INTERVAL_MS = 250
+
 
 class ImageGenerationGateway(imaging_grpc.ImageGenerationServiceServicer):
     """Answers product back ends."""
@@ -41,6 +44,7 @@ class ImageGenerationGateway(imaging_grpc.ImageGenerationServiceServicer):
             self._catalogue,
             request_id=request.request_id,
             tenant=_tenant(context),
+            min_progress_interval_ms=UNWATCHED_PROGRESS_INTERVAL_MS,
             max_picture_pixels=self._max_picture_pixels,
         )
         _note_request(plan)

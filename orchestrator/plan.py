@@ -20,6 +20,7 @@ class GenerationPlan:
         strength: share of the schedule to run, in (0, 1]; 1 for text to image.
         quality: of a lossy format, 1 to 100.
         preview_interval_step_count: steps between two previews; 0 for none.
+        min_progress_interval_ms: least time between progress events without a preview.
         tenant: whom it is for.
     """
 
@@ -41,6 +42,7 @@ class GenerationPlan:
     quality: int
     embed_parameters: bool
     preview_interval_step_count: int
+    min_progress_interval_ms: int = 0
     tenant: str = ANONYMOUS
 
     @property

@@ -195,6 +195,7 @@ class Stages:
             seed=seed,
             noise_draw_count=start.noise_draw_count,
             preview_interval_step_count=plan.preview_interval_step_count,
+            min_progress_interval_ms=plan.min_progress_interval_ms,
             tier=plan.tier,
             tenant=plan.tenant,
             request_id=plan.request_id,

@@ -35,6 +35,7 @@ def make_plan(
     request_id: str = "",
     tenant: str | None = None,
     preview_interval_step_count: int = 0,
+    min_progress_interval_ms: int = 0,
     max_picture_pixels: int = PictureLimits().max_pixels,
 ) -> GenerationPlan:
     """Returns the plan of a request.
@@ -45,6 +46,7 @@ def make_plan(
         request_id: the caller's UUID; empty for one of ours.
         tenant: whom the caller says that it is for; None if it does not say.
         preview_interval_step_count: steps between two previews; 0 for none.
+        min_progress_interval_ms: least time between progress events without a preview.
         max_picture_pixels: most pixels of an initial image.
 
     Raises:
@@ -85,6 +87,7 @@ def make_plan(
         quality=quality,
         embed_parameters=spec.embed_parameters if spec.HasField("embed_parameters") else True,
         preview_interval_step_count=preview_interval_step_count,
+        min_progress_interval_ms=min_progress_interval_ms,
         tenant=ANONYMOUS if tenant is None else tenant,
         **settings,
     )

@@ -24,6 +24,7 @@ MAX_GUIDANCE_SCALE = 100.0
 # A picture's starting noise and its VAE sample are two; beyond a few, skipping is only work.
 MAX_NOISE_DRAW_COUNT = 64
 MAX_PREVIEW_INTERVAL = 1000
+MAX_PROGRESS_INTERVAL_MS = 60_000
 MAX_NAME_CHARACTERS = 64
 
 
@@ -80,6 +81,7 @@ def to_job(
         seed=request.seed,
         noise_draw_count=request.noise_draw_count,
         preview_interval_step_count=request.preview_interval_step_count,
+        min_progress_interval_s=request.min_progress_interval_ms / 1000,
         deadline_s=None if left_s is None else time.monotonic() + left_s,
         tier=request.tier,
         tenant=request.tenant,
@@ -176,6 +178,11 @@ def _number_violations(request: messages.DenoiseRequest) -> list[FieldViolation]
             "preview_interval_step_count",
             0 <= request.preview_interval_step_count <= MAX_PREVIEW_INTERVAL,
             f"must be 0 to {MAX_PREVIEW_INTERVAL}, got {request.preview_interval_step_count}",
+        ),
+        (
+            "min_progress_interval_ms",
+            0 <= request.min_progress_interval_ms <= MAX_PROGRESS_INTERVAL_MS,
+            f"must be 0 to {MAX_PROGRESS_INTERVAL_MS}, got {request.min_progress_interval_ms}",
         ),
     ]
     checks += [_name_check(request, name) for name in ("tier", "tenant", "request_id")]

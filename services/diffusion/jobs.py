@@ -45,6 +45,7 @@ class DenoiseJob:
         seed: of the generator that steps draw noise from.
         noise_draw_count: draws taken from that generator before.
         preview_interval_step_count: steps between previews; 0 for none.
+        min_progress_interval_s: least time between progress events without a preview.
         deadline_s: when it is of no use any more, on `time.monotonic`; None for never.
         tier: that it shares steps in.
         tenant: whom it is for.
@@ -60,6 +61,7 @@ class DenoiseJob:
     seed: int = 0
     noise_draw_count: int = 0
     preview_interval_step_count: int = 0
+    min_progress_interval_s: float = 0.0
     deadline_s: float | None = None
     tier: str = ""
     tenant: str = ""

@@ -2,9 +2,11 @@
 
 The loop must not wait for a caller that reads slowly, nor keep for it what it does not read. So
 progress that has not been read is replaced by newer progress, and only the end is certain.
+An event costs both ends more than many a step does, so a caller may ask for few.
 """
 
 import asyncio
+import time
 from dataclasses import replace
 
 from ..runtime.errors import MeshError
@@ -12,9 +14,15 @@ from .jobs import Finished, StepDone
 
 
 class Mailbox:
-    """Holds one unread progress event and one end."""
+    """Holds one unread progress event and one end.
 
-    def __init__(self) -> None:
+    Args:
+        min_progress_interval_s: least time between progress events without a preview.
+    """
+
+    def __init__(self, min_progress_interval_s: float = 0.0) -> None:
+        self._min_interval_s = min_progress_interval_s
+        self._told_s = time.monotonic()
         self._progress: StepDone | None = None
         self._end: Finished | MeshError | None = None
         self._filled = asyncio.Event()
@@ -30,7 +38,10 @@ class Mailbox:
         if step.preview is None and unread is not None and unread.preview is not None:
             step = replace(step, preview=unread.preview)
         self._progress = step
-        self._filled.set()
+        now_s = time.monotonic()
+        if step.preview is not None or now_s - self._told_s >= self._min_interval_s:
+            self._told_s = now_s
+            self._filled.set()
 
     def end(self, end: Finished | MeshError) -> None:
         """Puts in the end; there is exactly one."""

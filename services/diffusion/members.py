@@ -26,7 +26,7 @@ class Member:
         self.key = job.key
         self.last_pick = last_pick
         self.arrival_s = arrival_s
-        self.mailbox = Mailbox()
+        self.mailbox = Mailbox(job.min_progress_interval_s)
         self.left = False
         self._queue_seconds: float | None = None
         self._compute_seconds = 0.0

@@ -330,6 +330,21 @@ async def test_a_slow_reader_does_not_hold_the_loop():
     assert seen[0].preview.dtype == np.uint8
 
 
+async def test_progress_comes_no_more_often_than_asked_for():
+    engine = gated(0)
+    job = fake_job(table=fake_table(5), min_progress_interval_s=60, preview_interval_step_count=3)
+    seen = []
+    async with running(engine) as loop, loop.submit(job) as events:
+        for done in range(1, 6):
+            engine.gate.release()
+            await until(lambda done=done: loop.counts.step_count == done)
+            if done in (3, 5):
+                seen.append(await anext(events))
+        seen.append(await anext(events))
+    # A preview comes at once; what else was done comes with the end, at the latest.
+    assert [getattr(event, "completed_step_count", None) for event in seen] == [3, 5, None]
+
+
 async def test_previews_come_at_their_interval_only():
     engine = gated(0)
     previews = []
