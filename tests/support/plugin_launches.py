@@ -35,6 +35,9 @@ def cases(full):
         yield name, GROUP_NORM_SILU, [shape, channels, channels], NORM, dynamic
     for depth in (40, 64, 80, 160) if full else (40,):
         yield f"attention, {depth}", ATTENTION, *attention(depth)
+    shapes, attributes, dynamic = attention(40)
+    dynamic = dynamic | {(i, 2) for i in range(3)}
+    yield "attention, dynamic tokens", ATTENTION, shapes, attributes, dynamic
     for history in (1, 2) if full else (2,):
         yield f"guided step, {history}", GUIDED_STEP, *guided_step(history)
     for rank in (4, 32, 128) if full else (128,):

@@ -4,6 +4,7 @@ Everything but TensorRT itself: that it takes the PTX and gives it these argumen
 """
 
 import json
+import math
 import os
 import subprocess
 import sys
@@ -116,9 +117,10 @@ def test_group_norm_takes_the_kernel_that_fits(found, case, kernel, integers):
     assert widths(one)[1] == ({2} if "dynamic" in case else {16})
 
 
-@pytest.mark.parametrize("depth", DEPTHS)
-def test_attention_offers_the_tiles_that_fit(found, depth):
-    launches = found[f"attention, {depth}"]
+@pytest.mark.parametrize("case", [*(f"{depth}" for depth in DEPTHS), "dynamic tokens"])
+def test_attention_offers_the_tiles_that_fit(found, case):
+    """With the same accesses where tokens are only counted when it runs."""
+    launches, depth = found[f"attention, {case}"], int(case) if case.isdigit() else 40
     tiles = {kind: fitting_tactics(depth, name) for kind, name in zip(TYPES, FLOATS, strict=True)}
     assert offered(launches) == {(*[t] * 4, tactic) for t in TYPES for tactic in tiles[t]}
     assert all(tiles.values())
@@ -126,7 +128,8 @@ def test_attention_offers_the_tiles_that_fit(found, depth):
         queries, keys, _ = TILES[one["tactic"] - 1]
         assert one["output_shapes"] == [[2, 8, 1024, depth]]
         assert one["grid"] == [-(-1024 // queries), 2 * 8, 1]
-        strides = [1024 * depth, depth, depth, *[77 * depth, depth, depth] * 2]
+        width = depth // math.gcd(depth, 16)
+        strides = [1024 * width, width, width, *[77 * width, width, width] * 2]
         assert one["integers"] == [1, 1024, 77, *strides]
         # 40 is no multiple of 16, and 8 values of half precision are 16 bytes. A small tile has
         # fewer for each of its 128 threads.
