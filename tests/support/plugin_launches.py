@@ -60,7 +60,7 @@ def guided_step(history):
 
 def lora_bank(rank):
     """A feed-forward layer of SD 1.5 at 64x64."""
-    shapes = [(2, 4096, 320), (2, 4096, 2560), (320, rank), (rank, 2560), (2, rank)]
+    shapes = [(2, 4096, 320), (2, 4096, 2560), (320, rank), (rank, 2560), (2, 1, rank)]
     return shapes, {}, {(0, 0), (1, 0), (4, 0)}
 
 
