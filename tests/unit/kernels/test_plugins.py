@@ -117,10 +117,9 @@ def test_group_norm_takes_the_kernel_that_fits(found, case, kernel, integers):
     assert widths(one)[1] == ({2} if "dynamic" in case else {16})
 
 
-@pytest.mark.parametrize("case", [*(f"{depth}" for depth in DEPTHS), "dynamic tokens"])
-def test_attention_offers_the_tiles_that_fit(found, case):
-    """With the same accesses where tokens are only counted when it runs."""
-    launches, depth = found[f"attention, {case}"], int(case) if case.isdigit() else 40
+@pytest.mark.parametrize("depth", DEPTHS)
+def test_attention_offers_the_tiles_that_fit(found, depth):
+    launches = found[f"attention, {depth}"]
     tiles = {kind: fitting_tactics(depth, name) for kind, name in zip(TYPES, FLOATS, strict=True)}
     assert offered(launches) == {(*[t] * 4, tactic) for t in TYPES for tactic in tiles[t]}
     assert all(tiles.values())
