@@ -5,7 +5,7 @@ INSTALL := $(BIN)/pip install --quiet --disable-pip-version-check
 MODEL := deploy/models/pocket
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-gpu lint proto settings bench bench-gpu clean
+.PHONY: help demo test triton test-gpu lint proto settings bench bench-gpu clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 20
@@ -19,7 +19,7 @@ demo: .venv/.demo ## make a picture: starts the whole mesh on this machine, on t
 	@echo "  $(BIN)/sangsang generate \"a pizza\" --scheduler euler_ancestral --steps 20"
 	@echo "  $(BIN)/sangsang models                               # tiers, schedulers, limits"
 
-test: .venv/.test ## run the tests: no network, no GPU
+test: .venv/.test .venv-triton/.ready ## run the tests: no network, no GPU
 	$(BIN)/pytest
 
 lint: .venv/.test .venv/.lint ## ruff, pyright, buf, and whether generated code is stale
@@ -40,6 +40,8 @@ bench: .venv/.test ## measure the mesh against its bare engines, and the tiers a
 	$(BIN)/python -m tests.benchmarks.mesh_against_engines $(MODEL)
 	$(BIN)/python -m tests.benchmarks.tiers $(MODEL)
 
+triton: .venv-triton/.ready ## install a real NVIDIA Triton Inference Server for the tests, where there is one
+
 test-gpu: .venv/.test ## run what only an NVIDIA GPU can show
 	$(BIN)/pytest tests/gpu -m gpu
 
@@ -47,7 +49,7 @@ bench-gpu: test-gpu ## measure the kernels against torch and against the GPU's b
 	$(BIN)/python -m tests.benchmarks.kernels_against_torch
 
 clean: ## remove .venv and what was made
-	rm -rf .venv out build dist *.egg-info .pytest_cache .ruff_cache .hypothesis
+	rm -rf .venv .venv-triton out build dist *.egg-info .pytest_cache .ruff_cache .hypothesis
 
 .venv/bin/python:
 	$(PYTHON) -m venv .venv
@@ -63,3 +65,7 @@ clean: ## remove .venv and what was made
 .venv/.lint: .venv/bin/python pyproject.toml
 	$(INSTALL) --editable '.[lint]'
 	@touch $@
+
+# Never fails: where there is no such server, the tests that need it say so and are skipped.
+.venv-triton/.ready: .venv/.test tests/support/triton_server_venv.sh
+	PYTHON=$(PYTHON) tests/support/triton_server_venv.sh

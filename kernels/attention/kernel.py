@@ -25,6 +25,7 @@ def attention_fwd_kernel(
     value_head_stride,
     value_stride,
     p_out,
+    UNIT: tl.constexpr,
     SCALE_LOG2: tl.constexpr,
     DEPTH: tl.constexpr,
     BLOCK_QUERIES: tl.constexpr,
@@ -37,7 +38,8 @@ def attention_fwd_kernel(
     One program computes BLOCK_QUERIES queries of one head, over all keys in turn, with the running
     greatest and sum of Milakov and Gimelshein (2018) and the tiling of Dao et al. (2022). Powers of
     e are those of 2, so SCALE_LOG2 is scale * log2(e). A depth that is no power of two is the
-    nearest below and a rest: 80 = 64 + 16, not 128. BLOCK_REST is 0 if there is none.
+    nearest below and a rest: 80 = 64 + 16, not 128. BLOCK_REST is 0 if there is none. Strides are
+    in units of UNIT elements, which is how the compiler knows of a number that divides them all.
     """
     i_batch = (tl.program_id(1) // heads).to(tl.int64)
     i_head = (tl.program_id(1) % heads).to(tl.int64)
@@ -46,11 +48,11 @@ def attention_fwd_kernel(
     o_depth = tl.arange(0, BLOCK_DEPTH)
     m_query = (o_query < queries)[:, None]
     m_depth = o_depth < DEPTH
-    p_query += i_batch * query_batch_stride + i_head * query_head_stride
-    p_key += i_batch * key_batch_stride + i_head * key_head_stride
-    p_value += i_batch * value_batch_stride + i_head * value_head_stride
+    p_query += (i_batch * query_batch_stride + i_head * query_head_stride) * UNIT
+    p_key += (i_batch * key_batch_stride + i_head * key_head_stride) * UNIT
+    p_value += (i_batch * value_batch_stride + i_head * value_head_stride) * UNIT
 
-    p_rows = p_query + o_query[:, None] * query_stride
+    p_rows = p_query + o_query[:, None] * (query_stride * UNIT)
     b_query = tl.load(p_rows + o_depth[None, :], mask=m_query & m_depth[None, :], other=0.0)
     b_out = tl.zeros([BLOCK_QUERIES, BLOCK_DEPTH], tl.float32)
     if BLOCK_REST > 0:
@@ -63,7 +65,7 @@ def attention_fwd_kernel(
 
     for start in range(0, keys, BLOCK_KEYS):
         m_key = start + o_key < keys
-        p_columns = p_key + (start + o_key).to(tl.int64)[None, :] * key_stride
+        p_columns = p_key + (start + o_key).to(tl.int64)[None, :] * (key_stride * UNIT)
         m_tile = m_depth[:, None] & m_key[None, :]
         b_key = tl.load(p_columns + o_depth[:, None], mask=m_tile, other=0.0)
         b_scores = tl.dot(b_query, b_key, input_precision="ieee")
@@ -79,7 +81,7 @@ def attention_fwd_kernel(
         b_sum = b_sum * b_decay + tl.sum(b_weights, axis=1)
         b_greatest = b_next
 
-        p_tokens = p_value + (start + o_key).to(tl.int64)[:, None] * value_stride
+        p_tokens = p_value + (start + o_key).to(tl.int64)[:, None] * (value_stride * UNIT)
         m_tile = m_key[:, None] & m_depth[None, :]
         b_value = tl.load(p_tokens + o_depth[None, :], mask=m_tile, other=0.0)
         b_weights = b_weights.to(b_value.dtype)

@@ -14,7 +14,7 @@ from ..compiling.plugins import (
     item_bytes,
     known,
 )
-from .op import DEPTH_LIMIT, WARPS, depth_blocks
+from .op import DEPTH_LIMIT, WARPS, depth_blocks, stride_unit
 
 # Queries and keys of a tile, and the depth of the software pipeline. A tactic is a place in this
 # list, counted from 1; of those that fit, TensorRT times each when it builds.
@@ -58,10 +58,13 @@ def _launch(call: PluginCall) -> PluginLaunch:
     tile_queries, tile_keys, stages = TILES[call.tactic - 1]
     main, rest = depth_blocks(depth)
     # Every head is a picture of one head: so the result lies head by head too, as the node says.
-    strides = [size for count in (queries, keys, keys) for size in (count * depth, depth, depth)]
+    unit = stride_unit(depth)
+    width = depth // unit
+    strides = [size for count in (queries, keys, keys) for size in (count * width, width, width)]
     return PluginLaunch(
         kernel=attention_fwd_kernel,
         constants={
+            "UNIT": unit,
             "SCALE_LOG2": call.attributes["root_scale"] ** 2 * math.log2(math.e),
             "DEPTH": depth,
             "BLOCK_QUERIES": tile_queries,

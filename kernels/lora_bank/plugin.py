@@ -54,7 +54,8 @@ def _launch(call: PluginCall) -> PluginLaunch:
     )
 
 
-# `sangsang::LoraBank`: the tensors of `lora_bank` -> like y.
+# `sangsang::LoraBank`: the tensors of `lora_bank`, scale `[rows, rank]` or `[rows, 1, rank]` as the
+# fusing pass has it -> like y.
 PLUGIN = Plugin(
     name="LoraBank",
     inputs=("x", "y", "down", "up", "scale"),

@@ -3,7 +3,7 @@
 First the UNet alone: one evaluation of 1, 2 and 8 rows, of the UNet's own and with an adapter. Then
 whole pictures through a mesh for each backend, all in this process. `triton_server` is the UNet on
 a real NVIDIA Triton server on this machine, the other stages as they are by default; it is left
-out where SANGSANG_TEST_TRITON_VENV names no environment with one. Prints medians of wall time and,
+out, with the reason, where there is none (`make triton`). Prints medians of wall time and,
 in brackets, how many times ONNX Runtime's it is.
 
 Run: python -m tests.benchmarks.backends_against_each_other deploy/models/pocket
@@ -31,7 +31,7 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "support"))
 
 from meshes import Mesh, every_stage, mesh_in_process
 from reference import decode
-from triton_servers import VENV_VARIABLE, triton_server
+from triton_servers import NoServer, find_venv, triton_server
 
 from sangsang.imaging.v1 import image_generation_service_pb2 as imaging
 from sangsang.services.runtime.building.export import example_inputs
@@ -140,7 +140,11 @@ def main() -> None:
         overrides: dict[str, dict[str, dict[str, object]]] = {
             name: every_stage(backend=name) for name in LOCAL
         }
-        if os.environ.get(VENV_VARIABLE):
+        try:
+            find_venv()
+        except NoServer as exc:
+            console.print(f"no triton_server: {exc}")
+        else:
             place = Path(stack.enter_context(tempfile.TemporaryDirectory()))
             server = stack.enter_context(triton_server(folder, {"unet": {}}, cache_dir, place))
             options = {"backend": "triton_server", "triton_server_address": server.address}
@@ -149,8 +153,6 @@ def main() -> None:
                 engines[name] = load_engine(folder, "unet", backend="triton_server", remote=remote)
                 fields = {**options, "triton_server_shared_memory": shares}
                 overrides[name] = {"diffusion": fields}
-        else:
-            console.print(f"no triton_server: {VENV_VARIABLE} names no environment")
         console.print(loads)
         console.print(f"load of the machine: {os.getloadavg()[0]:.1f} on {os.cpu_count()} cores")
         console.print(measure_unet(folder, engines, arguments.repeats))

@@ -123,27 +123,32 @@ async def test_a_stage_whose_engines_went_away_says_unavailable(tiny, cache_dir)
     assert "tiny.unet on 127.0.0.1" in caught.value.details()
 
 
+@pytest.fixture(scope="module")
+def real_server(pocket, cache_dir, tmp_path_factory):
+    folder, place = ModelFolder.open(pocket), tmp_path_factory.mktemp("triton")
+    with triton_server(folder, {"unet": {}}, cache_dir, place) as server:
+        yield server
+
+
 @pytest.mark.parametrize("shared_memory", [False, True], ids=["wire", "shared_memory"])
-async def test_the_unet_on_a_real_triton_server(pocket, cache_dir, tmp_path, shared_memory):
-    folder = ModelFolder.open(pocket)
-    with triton_server(folder, {"unet": {}}, cache_dir, tmp_path) as server:
-        remote = {
-            "backend": "triton_server",
-            "triton_server_address": server.address,
-            "triton_server_shared_memory": shared_memory,
-        }
-        async with mesh_in_process([pocket], cache_dir, overrides={"diffusion": remote}) as mesh:
-            await assert_pictures_of_diffusers(mesh, pocket, CASES["pocket"])
-            requests = [
-                {"model_id": "pocket", "prompt": prompt, "seed": seed, "tier": 1 + seed % 2}
-                for seed, prompt in enumerate(PROMPTS[:8])
-            ]
-            for fields in requests:
-                fields["step_count"] = 3
-            alone = [await mesh.generate(**fields) for fields in requests]
-            together = await asyncio.gather(*(mesh.generate(**fields) for fields in requests))
-            batches = [span.attributes["sangsang.batch.row_count"] for span in step_spans(mesh)]
-            engines = {span.attributes["sangsang.engine.backend"] for span in step_spans(mesh)}
+async def test_the_unet_on_a_real_triton_server(pocket, cache_dir, real_server, shared_memory):
+    remote = {
+        "backend": "triton_server",
+        "triton_server_address": real_server.address,
+        "triton_server_shared_memory": shared_memory,
+    }
+    async with mesh_in_process([pocket], cache_dir, overrides={"diffusion": remote}) as mesh:
+        await assert_pictures_of_diffusers(mesh, pocket, CASES["pocket"])
+        requests = [
+            {"model_id": "pocket", "prompt": prompt, "seed": seed, "tier": 1 + seed % 2}
+            for seed, prompt in enumerate(PROMPTS[:8])
+        ]
+        for fields in requests:
+            fields["step_count"] = 3
+        alone = [await mesh.generate(**fields) for fields in requests]
+        together = await asyncio.gather(*(mesh.generate(**fields) for fields in requests))
+        batches = [span.attributes["sangsang.batch.row_count"] for span in step_spans(mesh)]
+        engines = {span.attributes["sangsang.engine.backend"] for span in step_spans(mesh)}
     assert engines == {"triton_server"}
     assert max(batches) > 2, "rows of several requests must really have shared a batch"
     one, other = (

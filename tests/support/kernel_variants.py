@@ -129,8 +129,9 @@ def _products(type_: str) -> Iterator[tuple[str, KernelVariant]]:
     yield "lora_bank", _variant(lora_bank.lora_bank_fwd_kernel, types, constants)
 
     strides = [f"{x}_{kind}" for x in ("query", "key", "value") for kind in STRIDES]
+    sizes = ("heads", "queries", "keys", *strides)
     types = dict.fromkeys(("p_query", "p_key", "p_value"), type_)
-    types |= dict.fromkeys(("heads", "queries", "keys", *strides), "i32") | {"p_out": type_}
+    types |= dict.fromkeys(sizes, "i32") | {"p_out": type_}
     dtype = {"*fp32": torch.float32, "*fp16": torch.float16, "*bf16": torch.bfloat16}[type_]
     queries, keys = attention_op.tile_blocks(dtype)
     options = {"warp_count": attention_op.WARPS, "stage_count": attention_op.STAGES}
@@ -138,9 +139,26 @@ def _products(type_: str) -> Iterator[tuple[str, KernelVariant]]:
         main, rest = attention_op.depth_blocks(depth)
         constants = {"SCALE_LOG2": 0.2, "DEPTH": depth, "BLOCK_QUERIES": queries}
         constants |= {"BLOCK_KEYS": keys, "BLOCK_DEPTH": main, "BLOCK_REST": rest}
-        narrow = ("heads", "queries", "keys")
+        constants["UNIT"], numbers = attention_numbers(depth)
+        # As Triton's launcher decides: what is no multiple of 16 goes without a hint.
+        narrow = tuple(n for n, x in zip(sizes, numbers, strict=True) if x % 16 != 0)
         variant = _variant(attention.attention_fwd_kernel, types, constants, narrow, **options)
         yield f"attention_{depth}", variant
+
+
+def attention_numbers(depth: int) -> tuple[int, tuple[int, ...]]:
+    """UNIT and the integers of a launch on 8 heads where projections leave them, over 77 tokens.
+
+    So the torch backend calls it (`fused_modules.py`): heads lie beside each other in a token.
+    """
+    from sangsang.kernels.attention.op import launch_strides
+
+    query, key = (
+        torch.empty(2, tokens, 8 * depth, device="meta").unflatten(-1, (8, -1)).transpose(1, 2)
+        for tokens in (4096, 77)
+    )
+    unit, strides = launch_strides(query, key, key)
+    return unit, (8, 4096, 77, *strides)
 
 
 def _guided_step(type_: str) -> Iterator[tuple[str, KernelVariant]]:

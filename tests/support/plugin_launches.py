@@ -42,9 +42,10 @@ def cases(full):
 
 
 def attention(depth):
-    """SD 1.5's cross-attention: 8 heads, 77 tokens."""
+    """SD 1.5's cross-attention: 8 heads, 77 tokens; rows and tokens counted only when it runs."""
     shapes = [(2, 8, 1024, depth), (2, 8, 77, depth), (2, 8, 77, depth)]
-    return shapes, {"root_scale": depth**-0.25}, {(i, 0) for i in range(3)}
+    dynamic = {(i, axis) for i in range(3) for axis in (0, 2)}
+    return shapes, {"root_scale": depth**-0.25}, dynamic
 
 
 def guided_step(history):
@@ -57,7 +58,7 @@ def guided_step(history):
 
 def lora_bank(rank):
     """A feed-forward layer of SD 1.5 at 64x64."""
-    shapes = [(2, 4096, 320), (2, 4096, 2560), (320, rank), (rank, 2560), (2, rank)]
+    shapes = [(2, 4096, 320), (2, 4096, 2560), (320, rank), (rank, 2560), (2, 1, rank)]
     return shapes, {}, {(0, 0), (1, 0), (4, 0)}
 
 

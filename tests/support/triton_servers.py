@@ -2,10 +2,12 @@
 
 The binary is the one inside the wheel `nvidia-pytriton==0.7.0` (Triton 2.51, which has the Python
 backend and no other). The wheel wants numpy below 2 and so lies in an environment of its own,
-together with onnxruntime: `SANGSANG_TEST_TRITON_VENV` names it.
+together with onnxruntime: `.venv-triton`, which `make test` prepares, or the one that
+`SANGSANG_TEST_TRITON_VENV` names.
 """
 
 import os
+import random
 import signal
 import socket
 import subprocess
@@ -29,6 +31,10 @@ from sangsang.services.runtime.models.folder import ModelFolder, ModuleName
 from sangsang.services.runtime.open_inference.datatypes import datatype_of
 
 VENV_VARIABLE = "SANGSANG_TEST_TRITON_VENV"
+VENV = Path(__file__).parents[2] / ".venv-triton"
+SHARED_MEMORY = Path("/dev/shm")
+# Below the ports that the system gives to connections: while a server is down nobody takes its own.
+PORTS = range(20_000, 32_000)
 START_LIMIT_S = 90.0
 STOP_LIMIT_S = 15.0
 
@@ -69,12 +75,31 @@ class TritonPythonModel:
 """
 
 
+class NoServer(Exception):
+    """There is no environment with a server; the message says why."""
+
+
+def find_venv() -> Path:
+    """Returns the environment with the server.
+
+    Raises:
+        NoServer: it has not been prepared, or cannot be on this machine.
+    """
+    if named := os.environ.get(VENV_VARIABLE):
+        return Path(named)
+    if (VENV / ".ready").is_file():
+        return VENV
+    refused = VENV / "unavailable"
+    why = refused.read_text("utf-8").strip() if refused.is_file() else "`make triton` prepares it"
+    raise NoServer(f"there is no NVIDIA Triton Inference Server in {VENV.name}: {why}")
+
+
 def require_venv() -> Path:
-    """The environment with the server; skips the test where there is none."""
-    named = os.environ.get(VENV_VARIABLE, "")
-    if not named:
-        pytest.skip(f"{VENV_VARIABLE} names no environment with nvidia-pytriton and onnxruntime")
-    return Path(named)
+    """Returns the environment with the server; skips the test where there is none."""
+    try:
+        return find_venv()
+    except NoServer as exc:
+        pytest.skip(str(exc))
 
 
 def write_model(
@@ -189,7 +214,7 @@ class TritonServer:
         with suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
         process.wait(STOP_LIMIT_S)
-        for region in Path("/dev/shm").glob(f"{self._prefix}*"):
+        for region in SHARED_MEMORY.glob(f"{self._prefix}*"):
             region.unlink()
 
     def _wait_until_ready(self) -> None:
@@ -222,9 +247,25 @@ def _link_backend(server: Path, stub: Path, backends: Path) -> None:
 
 
 def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+    for port in random.sample(PORTS, len(PORTS)):
+        with socket.socket() as probe, suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            return port
+    raise AssertionError(f"all ports from {PORTS.start} to {PORTS.stop} are taken")
+
+
+def _regions() -> set[str]:
+    """Names of what our client and these servers may leave in the system's shared memory."""
+    prefixes = ("sangsang-region-", "triton-under-test-")
+    return {path.name for path in SHARED_MEMORY.iterdir() if path.name.startswith(prefixes)}
+
+
+def _assert_nothing_left(before: set[str]) -> None:
+    # Other tests on this machine have regions too, each for a moment.
+    deadline = time.monotonic() + STOP_LIMIT_S
+    while left := _regions() - before:
+        assert time.monotonic() < deadline, f"left in {SHARED_MEMORY}: {sorted(left)}"
+        time.sleep(0.1)
 
 
 @contextmanager
@@ -234,15 +275,20 @@ def triton_server(
     cache_dir: Path,
     place: Path,
 ) -> Iterator[TritonServer]:
-    """A running server of some modules; each with options of `write_model`."""
+    """A running server of some modules; each with options of `write_model`.
+
+    It ends with the block, and nothing may be left in shared memory then.
+    """
     venv = require_venv()
     repository = place / "models"
     repository.mkdir(parents=True)
     for module, options in modules.items():
         write_model(repository, folder, module, cache_dir, **options)
     server = TritonServer(venv, repository, place / "triton.log")
+    before = _regions()
     try:
         server.start()
         yield server
     finally:
         server.stop()
+    _assert_nothing_left(before)

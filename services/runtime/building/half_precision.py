@@ -20,8 +20,8 @@ _F32, _F16 = ir.DataType.FLOAT, ir.DataType.FLOAT16
 _MOST_F16 = float(np.finfo(np.float16).max)
 # Their inputs have to be known finely; all that leads to them stays f32.
 _PRECISE = frozenset({"Sin", "Cos"})
-# Inputs that the standard has in f32 whatever the others are.
-_F32_INPUTS = frozenset({("Resize", 1), ("Resize", 2)})
+# Inputs that the standard has in f32 whatever the others are, or our kernel: an adapter's scales.
+_F32_INPUTS = frozenset({("Resize", 1), ("Resize", 2), ("LoraBank", 4)})
 # Their outputs' type is not that of their inputs.
 _TYPE_ATTRIBUTES = {"Cast": "to", "EyeLike": "dtype", "RandomNormalLike": "dtype"}
 

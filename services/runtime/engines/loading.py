@@ -12,6 +12,14 @@ from .timing import Timing
 
 BACKENDS = ("onnxruntime", "openvino", "tensorrt_rtx", "timed", "torch", "triton_server")
 
+# What installs all that a backend imports; the others come with `cpu`.
+_EXTRAS = {
+    "openvino": "openvino",
+    "tensorrt_rtx": "gpu,tensorrt-rtx",
+    "torch": "gpu",
+    "triton_server": "triton-server",
+}
+
 
 def load_engine(
     folder: ModelFolder,
@@ -80,7 +88,7 @@ def load_engine(
 
             return TritonServerEngine(folder, module, remote, bank=_bank(folder, module))
     except ImportError as exc:
-        raise ModelNotReady(f"backend {backend} needs {exc.name}, which is not installed") from exc
+        raise _not_installed(backend, exc) from exc
     raise ModelNotReady(f"no backend {backend!r}; there are {', '.join(BACKENDS)}")
 
 
@@ -103,6 +111,16 @@ def find_build(folder: ModelFolder, key: BuildKey, cache: EngineCache | Path | N
     raise ModelNotReady(
         f"{key.module} of {folder.model_id} is not built for {key.backend} "
         f"({'; '.join(problems)}); run `sangsang build {folder.path}{_option(key.backend)}`"
+    )
+
+
+def _not_installed(backend: str, error: ImportError) -> ModelNotReady:
+    missing = isinstance(error, ModuleNotFoundError)
+    what = f"{error.name}, which is not installed" if missing else f"what cannot load: {error}"
+    extra = _EXTRAS.get(backend, "cpu")
+    return ModelNotReady(
+        f"backend {backend} needs {what}; "
+        f'install the extra: pip install "sangsang[{extra}]", or take another backend'
     )
 
 

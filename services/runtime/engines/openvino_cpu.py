@@ -185,7 +185,9 @@ def _compile(
         compiled = _core().compile_model(model, _DEVICE, _properties(threads))
         (target / _BLOB_NAME).write_bytes(compiled.export_model().getvalue())
     except RuntimeError as exc:
-        raise ModelNotReady(f"OpenVINO {ov.__version__} cannot compile {graph}: {exc}") from exc
+        raise ModelNotReady(
+            f"OpenVINO {ov.__version__} cannot compile {graph}: {exc}; take the backend onnxruntime"
+        ) from exc
 
 
 def _load(blob: Path, threads: int) -> ov.InferRequest:

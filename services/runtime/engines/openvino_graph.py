@@ -65,7 +65,7 @@ def read_graph(core: ov.Core, graph: Path, constants: Mapping[str, Array]) -> ov
     except Exception as exc:
         raise ModelNotReady(
             f"OpenVINO {ov.__version__} cannot read {graph}: {exc}; "
-            "delete it and run `sangsang build` again"
+            "delete it and run `sangsang build` again, or take the backend onnxruntime"
         ) from exc
     if missing:
         raise ModelNotReady(f"{graph} takes no {', '.join(sorted(missing)[:3])}")

@@ -1,6 +1,7 @@
 """The pass on whole networks: how many nodes it fuses, and that they compute the same."""
 
 import json
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -20,10 +21,13 @@ from fused_networks import (
 from random_models import make_random_model
 
 from sangsang.services.runtime.building.export import example_inputs, export_module
-from sangsang.services.runtime.building.fusing.fuse import DOMAIN, fuse_graph
+from sangsang.services.runtime.building.fusing.fuse import DOMAIN, PATTERNS, fuse_graph
+from sangsang.services.runtime.building.half_precision import static_graph, to_half_precision
 from sangsang.services.runtime.engines.adapter_bank import open_bank
+from sangsang.services.runtime.engines.tensor_rt_rtx import bank_shapes
 from sangsang.services.runtime.engines.torch_modules import load_module
 from sangsang.services.runtime.engines.weightless import GRAPH_NAME, read_weights
+from sangsang.services.runtime.models.adapters import adapted_layers
 from sangsang.services.runtime.models.folder import MODULE_NAMES, ModelFolder
 
 POCKET = Path(__file__).parents[3] / "deploy" / "models" / "pocket"
@@ -94,6 +98,52 @@ def test_what_is_left_of_the_shipped_graphs_is_said(pocket):
     assert [one.op_type for one in left["text_encoder"]] == ["Sigmoid"] * 2
     assert [(one.op_type, one.reasons[0]) for one in left["unet"]] == [("Softmax", EINSUM)]
     assert left["vae_encoder"] == left["vae_decoder"] == ()
+
+
+def test_the_bank_of_the_shipped_unet(pocket):
+    """Without its branches, as compilers get it: every adapted layer of tokens is one more node."""
+    path = POCKET / "engines" / "onnxruntime" / "unet" / GRAPH_NAME
+    model = onnx.load(path, load_external_data=False)
+    plain = static_graph(model).SerializeToString()
+    fused = fuse_graph(plain)
+    assert_sound(fused.content)
+    adapted = Counter(kind_of(layer) for layer in adapted_layers(pocket))
+    assert adapted["tokens"] > 0
+    assert fused.report.counts == {**counts_of(pocket, "unet"), "LoraBank": adapted["tokens"]}
+    left = Counter(one.reasons[0] for one in fused.report.left if one.op_type == "Gather")
+    assert left == {
+        "LoraBank: Conv comes before it, not MatMul": adapted["pictures"],
+        "LoraBank: Split follows it, not Add": adapted["rows"],
+    }
+    weights = read_weights(path, pocket.weights("unet"))
+    feeds = feeds_of(pocket, "unet")
+    assert_same(plain, fused.content, feeds, weights)
+    feeds["adapter_scale"][1] = 0
+    assert_same(plain, fused.content, feeds, weights)
+
+
+def kind_of(layer):
+    """What goes into an adapted layer of a UNet: tokens, pictures, or one row for each of them."""
+    # The text is pooled into a single token for the time's embedding, of which only one is asked.
+    single = ("time_emb", "add_embedding.pool.q_proj", "add_embedding.proj")
+    if any(part in layer for part in single):
+        return "rows"
+    return "tokens" if "transformer_blocks" in layer or "pool" in layer else "pictures"
+
+
+def test_a_fused_bank_in_half_precision_keeps_its_scales(pocket):
+    path = POCKET / "engines" / "onnxruntime" / "unet" / GRAPH_NAME
+    weights, bank = read_weights(path, pocket.weights("unet")), open_bank(pocket)
+    plain = static_graph(onnx.load(path, load_external_data=False)).SerializeToString()
+    only = fuse_graph(plain, [pattern for pattern in PATTERNS if pattern.name == "LoraBank"])
+    fused = onnx.ModelProto.FromString(only.content)
+    half = to_half_precision(fused, weights, bank_shapes(bank))
+    banks = [node for node in half.graph if node.op_type == "LoraBank"]
+    assert len(banks) == only.report.counts["LoraBank"]
+    half_types = [ir.DataType.FLOAT16] * 4
+    for node in banks:
+        assert [value.dtype for value in node.inputs] == [*half_types, ir.DataType.FLOAT]
+        assert node.outputs[0].dtype == ir.DataType.FLOAT16
 
 
 @pytest.mark.parametrize("module", ["text_encoder", "vae_decoder"])

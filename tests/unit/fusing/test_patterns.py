@@ -49,6 +49,14 @@ TURNED_ATTENTION = (
     "p = Softmax(s) y = MatMul(p, v)"
 )
 
+# An adapted layer without its branch.
+BANKED = "float[2, 3, 4] x, float[4, 6] a, float[6, 5] b, float[4, 5] m, float[2, 2] adapter_scale"
+SLOTS = "int64[6] slot = {0, 0, 1, 1, 1, 0}, int64[1] one = {1}"
+BANK = (
+    "t = Unsqueeze(adapter_scale, one) base = MatMul(x, m) low = MatMul(x, a) "
+    "c = Gather <axis = 2> (t, slot) h = Mul(low, c) d = MatMul(h, b) y = Add(base, d)"
+)
+
 
 def graph(body, inputs=X, *, constants="", outputs="y", opset=21):
     """A model from ONNX text. Results are declared without a shape."""
@@ -115,7 +123,10 @@ MATCHES = {
         ),
         {"MaskedAttention": 1},
     ),
+    "adapter bank": (graph(BANK, BANKED, constants=SLOTS), {"LoraBank": 1}),
 }
+# What is needed beside the one node: the layer itself, and its rows' scales.
+REMAINING = {"adapter bank": ["Unsqueeze", "MatMul", "Gather"]}
 
 # Body, inputs, constants, outputs; what is fused all the same; what is said of what is left.
 NEARLY = {
@@ -332,6 +343,33 @@ NEARLY = {
         {},
         "Silu: a part of it is in a branch or a loop",
     ),
+    "adapters of another input": (
+        BANK.replace("MatMul(x, a)", "MatMul(z, a)"),
+        {},
+        "LoraBank: it is not added to what its layer makes of the same input",
+        {"inputs": f"{BANKED}, float[2, 3, 4] z", "constants": SLOTS},
+    ),
+    "adapters whose layer is more than a product": (
+        BANK.replace("base = MatMul(x, m)", "n = MatMul(x, m) base = Neg(n)"),
+        {},
+        "LoraBank: Neg comes before it, not MatMul",
+        {"inputs": BANKED, "constants": SLOTS},
+    ),
+    "scales for each token": (
+        BANK.replace("t = Unsqueeze(adapter_scale, one)", "t = Unsqueeze(adapter_scale, zero)"),
+        {},
+        "LoraBank: its scales are not one for each row and column",
+        {
+            "inputs": BANKED.replace("float[2, 2] adapter", "float[3, 2] adapter"),
+            "constants": f"{SLOTS}, int64[1] zero = {{0}}",
+        },
+    ),
+    "a bank whose low product is used elsewhere": (
+        BANK.replace("y = Add(base, d)", "r = Add(base, d) s = ReduceSum(low) y = Add(r, s)"),
+        {},
+        "LoraBank: low is used elsewhere too",
+        {"inputs": BANKED, "constants": SLOTS},
+    ),
     "a gelu spelt out": (
         "e = Erf(x) y = Mul(x, e)",
         {},
@@ -369,8 +407,9 @@ def test_a_pattern_becomes_one_node(case):
     fused = fuse_graph(plain)
     assert fused.report.counts == counts
     assert fused.report.left == ()
-    model = onnx.ModelProto.FromString(fused.content)
-    assert [node.domain for node in model.graph.node] == [DOMAIN]
+    nodes = onnx.ModelProto.FromString(fused.content).graph.node
+    assert len([node for node in nodes if node.domain == DOMAIN]) == 1
+    assert [node.op_type for node in nodes if not node.domain] == REMAINING.get(case, [])
     assert_same(plain, fused.content, fed(plain))
 
 
@@ -454,12 +493,18 @@ def test_no_operation_has_the_name_of_a_standard_one():
     assert not taken & {pattern.name for pattern in PATTERNS}
 
 
+def attributes_of(content):
+    """Attributes of the only fused node."""
+    nodes = onnx.ModelProto.FromString(content).graph.node
+    [node] = [node for node in nodes if node.domain]
+    return {a.name: onnx.helper.get_attribute_value(a) for a in node.attribute}
+
+
 @pytest.mark.parametrize("pattern", PATTERNS, ids=lambda pattern: pattern.name)
 def test_nodes_and_functions_have_the_same_attributes(pattern):
     declared = set(function_of(pattern).attribute)
     plain = next(plain for plain, counts in MATCHES.values() if pattern.name in counts)
-    [node] = onnx.ModelProto.FromString(fuse_graph(plain).content).graph.node
-    values = {a.name: onnx.helper.get_attribute_value(a) for a in node.attribute}
+    values = attributes_of(fuse_graph(plain).content)
     assert set(values) == declared
     assert values["plugin_namespace"] == DOMAIN.encode()
     assert values["plugin_version"] == b"1"
@@ -471,10 +516,9 @@ def test_the_plugins_take_what_the_nodes_say(tmp_path):
     if find_spec("tensorrt_bindings") is None:
         pytest.skip("tensorrt-cu13-bindings is not installed: pip install 'sangsang[kernels-test]'")
     nodes = {}
-    for name in ("Geglu", "GroupNormSilu", "ScaledAttention"):
+    for name in ("Geglu", "GroupNormSilu", "LoraBank", "ScaledAttention"):
         plain = next(plain for plain, counts in MATCHES.values() if name in counts)
-        [node] = onnx.ModelProto.FromString(fuse_graph(plain).content).graph.node
-        values = {a.name: onnx.helper.get_attribute_value(a) for a in node.attribute}
+        values = attributes_of(fuse_graph(plain).content)
         nodes[name] = {key: value for key, value in values.items() if key in NUMBERS}
     code = (
         "import json, sys, numpy as np, tensorrt_layer\n"

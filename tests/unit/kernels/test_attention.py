@@ -6,7 +6,7 @@ from kernel_tolerances import BF16_DOT, DTYPES, TWO_PRODUCTS, dtype_id, random
 from torch.nn.functional import scaled_dot_product_attention
 
 from sangsang.kernels.attention import attention
-from sangsang.kernels.attention.op import depth_blocks
+from sangsang.kernels.attention.op import depth_blocks, stride_unit
 from sangsang.kernels.attention.reference import attention_reference
 
 # batch, heads, queries, keys, depth
@@ -89,6 +89,11 @@ def test_a_depth_is_held_by_as_little_as_two_blocks_allow():
         120: (128, 0),
         160: (128, 32),
     }
+
+
+def test_the_unit_divides_every_stride():
+    found = [stride_unit(*strides) for strides in ((320, 40), (640, 64, 0), (24, 4), (26, 13))]
+    assert found == [8, 16, 4, 1]
 
 
 @pytest.mark.parametrize("keys", [(1, 2, 0, 16), (1, 3, 4, 16), (1, 2, 4, 8), (2, 4, 16)])

@@ -91,6 +91,26 @@ def test_group_norm_and_silu(shape, size, passes):
     assert found == Row("GroupNorm + SiLU", 1, *moved)
 
 
+@pytest.mark.parametrize("rank", [32, 129])
+def test_an_adapter_bank(rank):
+    """Products read two and write one each, the scaling reads two, the sum two; then at once."""
+    x, low, matrix, scales = (
+        2 * n for n in (2 * 4096 * 320, 2 * 4096 * rank, 320 * rank, 2 * rank)
+    )
+    slots = ", ".join(["0"] * rank)
+    found = rows(
+        "t = Unsqueeze(adapter_scale, one) base = MatMul(x, m) low = MatMul(x, a) "
+        "c = Gather <axis = 2> (t, slot) h = Mul(low, c) d = MatMul(h, b) y = Add(base, d)",
+        f"float[2, 4096, 320] x, float[320, {rank}] a, float[{rank}, 320] b, float[320, 320] m, "
+        "float[2, 1] adapter_scale",
+        f"int64[{rank}] slot = {{{slots}}}, int64[1] one = {{1}}",
+    )["adapter bank"]
+    unfused = 5 * x + 4 * low + 2 * matrix + scales
+    least = 3 * x + 2 * matrix + scales
+    # More ranks than the kernel takes are as they were.
+    assert found == Row("adapter bank", 1, unfused, least if rank == 32 else unfused, least)
+
+
 def test_group_norm_alone_has_no_kernel():
     norm = "h = GroupNormalization <num_groups = 32> (x, w, b) y = Identity(h)"
     inputs = "float[2, 320, 64, 64] x, float[320] w, float[320] b"

@@ -14,6 +14,7 @@ import onnx_ir as ir
 from onnx_ir.passes import common as passes
 
 from .activations import GEGLU, GELU, SILU
+from .adapter_bank import LORA_BANK
 from .attention import ATTENTION, MASKED_ATTENTION
 from .matching import Match, NoMatch, Pattern, known_dtype
 from .norms import GROUP_NORM, GROUP_NORM_SILU, LAYER_NORM
@@ -37,6 +38,7 @@ PATTERNS: tuple[Pattern, ...] = (
     GROUP_NORM_SILU,
     ATTENTION,
     MASKED_ATTENTION,
+    LORA_BANK,
     GROUP_NORM,
     LAYER_NORM,
     SILU,
@@ -93,7 +95,7 @@ def fuse(model: ir.Model, patterns: Sequence[Pattern] = PATTERNS) -> FusionRepor
     for pattern in patterns:
         for node in [n for n in graph if n.op_type == pattern.anchor and not n.domain]:
             # It may have gone into a match of this very pattern.
-            if node.graph is not graph:
+            if node.graph is not graph or not pattern.begins(node):
                 continue
             try:
                 match = pattern.find(node)

@@ -39,6 +39,10 @@ class Match:
     moves: tuple[ir.Node, ...] = ()
 
 
+def _every(node: ir.Node) -> bool:  # noqa: ARG001
+    return True
+
+
 @dataclass(frozen=True, slots=True)
 class Pattern:
     """One fused operation: how to find it, and its maths in standard operators.
@@ -51,6 +55,7 @@ class Pattern:
         inputs: names of its inputs in `body`.
         attributes: names of its own attributes, in the order in which the plugin registers them.
         body: ONNX text that computes `y`.
+        begins: tells whether an anchor may begin a match at all; of others nothing is said.
     """
 
     name: str
@@ -59,6 +64,7 @@ class Pattern:
     inputs: tuple[str, ...]
     attributes: tuple[str, ...]
     body: str
+    begins: Callable[[ir.Node], bool] = _every
 
 
 def producer(value: ir.Value | None, *op_types: str) -> ir.Node:

@@ -14,6 +14,7 @@ import onnx_ir as ir
 from .....kernels.attention.op import DEPTH_LIMIT
 from .....kernels.group_norm_silu.op import resident_blocks
 from .....kernels.layer_norm.op import WIDTH_LIMIT
+from .....kernels.lora_bank.op import RANK_LIMIT
 from ..failures import ExportFailed
 
 # Another view of the same bytes.
@@ -135,6 +136,9 @@ def _input_passes(node: ir.Node) -> int | None:
         return 1 if shape[len(shape) - 1] <= WIDTH_LIMIT else None
     if node.op_type == "ScaledAttention":
         return 1 if shape[len(shape) - 1] <= DEPTH_LIMIT else None
+    if node.op_type == "LoraBank":
+        rank = node.inputs[2].shape[1] if node.inputs[2] and node.inputs[2].shape else None
+        return 1 if isinstance(rank, int) and rank <= RANK_LIMIT else None
     if node.op_type == "GroupNormSilu":
         groups = node.attributes["groups"].as_int()
         pixels = prod(shape[axis] for axis in range(2, len(shape)))

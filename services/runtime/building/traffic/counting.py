@@ -20,6 +20,7 @@ _FUSED: Mapping[str, str] = {
     "ExactGelu": "GELU",
     "ScaledAttention": "attention",
     "MaskedAttention": "masked attention",
+    "LoraBank": "adapter bank",
 }
 _CONVOLUTION, _PRODUCT = "convolution", "matrix product"
 _MOVED, _OTHER = "copied or resized", "element by element"
