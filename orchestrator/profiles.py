@@ -8,7 +8,7 @@ from ..services.runtime.models.folder import ModelFolder
 from ..services.runtime.models.profile import ModelProfile
 from .scheduling.cluster import Pairs
 from .scheduling.costs import InitialCosts
-from .scheduling.work import HEAVY_STAGE
+from .scheduling.work import HEAVY_STAGE, StageName
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +43,9 @@ def read_profiles(paths: Iterable[Path], *, row_limit: int, min_gain: float) -> 
         if profile is None:
             continue
         own = profile.steps[0]
-        light_s = {stage: s for stage, s in profile.stages.items() if stage != HEAVY_STAGE}
+        light_s: dict[StageName, float] = {
+            stage: s for stage, s in profile.stages.items() if stage != HEAVY_STAGE
+        }
         costs[folder.model_id] = InitialCosts(own.seconds, light_s, own.pixel_count)
         limits[folder.model_id] = min(row_limit, own.row_limit(min_gain))
         forbidden |= profile.forbidden_pairs
