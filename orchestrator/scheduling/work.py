@@ -88,11 +88,13 @@ class Task:
 
     Attributes:
         excluded: addresses that it may not go to, because it failed there.
+        network: which of the stage's networks, where it has several; None for the request's model.
     """
 
     picture: Picture
     stage: StageName
     excluded: frozenset[str] = frozenset()
+    network: str | None = None
 
     @property
     def work(self) -> Work:
@@ -102,7 +104,7 @@ class Task:
     @property
     def model(self) -> Model:
         """The network that it runs through."""
-        return self.stage, self.work.model_id
+        return self.stage, self.network or self.work.model_id
 
     @property
     def heavy(self) -> bool:
