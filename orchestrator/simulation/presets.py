@@ -1,0 +1,60 @@
+"""Scenarios that are drawn again and again: the talk's picture, and its eight servers."""
+
+from pathlib import Path
+
+from ...services.runtime.models.profile import StepProfile
+from .devices import PairSharing
+from .mesh import RowRules
+from .model_times import Call, ModelTimes, make_profile, read_times
+from .simulation import Scenario
+from .workload import Request, Workload
+
+PROFILES = Path(__file__).resolve().parents[2] / "deploy" / "profiles"
+
+# The talk gives no times. Light models take one unit each, a step of the diffusion model two.
+TALK_UNIT_S = 0.1
+TALK_STEP_UNITS = 2
+TALK_STEP_COUNT = 3
+
+
+def talk_times() -> ModelTimes:
+    """Returns the talk's pipeline: models 1, 2, 1', diffusion, 3, 4, 5.
+
+    A light model leaves the device half idle, so beside the diffusion model both run at full
+    speed. Two diffusion models fill it twice, so each takes twice as long.
+    """
+    unit_s = TALK_UNIT_S
+    side_px, step_s = 512, TALK_STEP_UNITS * unit_s
+    steps = StepProfile(height_px=side_px, width_px=side_px, seconds={1: step_s})
+    return ModelTimes(
+        name="the talk's pipeline",
+        profile=make_profile(
+            steps,
+            {"text_encoding": unit_s, "preprocessing": unit_s, "postprocessing": unit_s},
+            machine="the talk's GPU",
+        ),
+        before=(
+            Call("text_encoding", unit_s, "1", "1"),
+            Call("preprocessing", unit_s, "2", "2"),
+            Call("text_encoding", unit_s, "1", "1'"),
+        ),
+        after=tuple(Call("postprocessing", unit_s, name, name) for name in ("3", "4", "5")),
+        sharing=PairSharing({("diffusion", "diffusion"): 2.0}),
+    )
+
+
+def talk(request_count: int = 2) -> tuple[Scenario, ...]:
+    """Returns the talk's picture on one GPU: one lane, whole requests in two, and pipelined.
+
+    Requests come at once, one row each. Steps are not shared, as in the talk.
+    """
+    requests = tuple(
+        Request(f"request {number}", 0.0, step_count=TALK_STEP_COUNT)
+        for number in range(1, request_count + 1)
+    )
+    fields = {"times": talk_times(), "workload": Workload(requests), "rules": RowRules(1)}
+    return (
+        Scenario("one lane", **fields, lane_count=1, recorded=True),
+        Scenario("two lanes, whole requests", **fields, policy="whole-requests", recorded=True),
+        Scenario("two lanes, pipelined", **fields, recorded=True),
+    )
