@@ -4,6 +4,7 @@ from pathlib import Path
 
 from ...services.runtime.models.profile import StepProfile
 from .devices import PairSharing
+from .generated import Mix, closed_loop
 from .mesh import RowRules
 from .model_times import Call, ModelTimes, make_profile, read_times
 from .simulation import Scenario
@@ -15,6 +16,8 @@ PROFILES = Path(__file__).resolve().parents[2] / "deploy" / "profiles"
 TALK_UNIT_S = 0.1
 TALK_STEP_UNITS = 2
 TALK_STEP_COUNT = 3
+# Callers for each device: two batches of each tier, as many as its diffusion lane has room for.
+EIGHT_CALLERS = 32
 
 
 def talk_times() -> ModelTimes:
@@ -58,3 +61,18 @@ def talk(request_count: int = 2) -> tuple[Scenario, ...]:
         Scenario("two lanes, whole requests", **fields, policy="whole-requests", recorded=True),
         Scenario("two lanes, pipelined", **fields, recorded=True),
     )
+
+
+def eight(request_count: int = 200, *, seed: int = 0) -> tuple[Scenario, ...]:
+    """Returns the talk's eight servers: two lanes each, Free and Pro, always something to do.
+
+    Args:
+        request_count: for each device.
+        seed: of the mix.
+    """
+    devices = 8
+    workload = closed_loop(
+        Mix(), concurrency=devices * EIGHT_CALLERS, request_count=devices * request_count, seed=seed
+    )
+    times = read_times(PROFILES / "sd15-a100.json")
+    return (Scenario("eight servers", times, workload, devices),)
