@@ -1,4 +1,4 @@
-"""What the models' profiles tell the scheduler. A model without one works: costs are then learnt."""
+"""What the models' profiles tell the scheduler; a model without one has its costs learnt."""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass

@@ -171,13 +171,12 @@ class Scheduler:
             deadline_s = min(deadline_s, work.deadline_s)
         # While it waits everyone's slack shrinks alike, so the order stays.
         urgency = deadline_s - self.costs.steps_s(work, self._policy.row_limit_of(work))
-        line = self._lines.of(task)
-        line.push(task, tier=work.tier, tenant=work.tenant, urgency=urgency)
+        self._lines.push(task, urgency)
         self._waiting = None
 
     def withdraw(self, task: Task) -> None:
         """Takes out a task that has not been granted."""
-        self._lines.of(task).remove(task)
+        self._lines.remove(task)
         self._waiting = None
 
     def dispatch(self, now_s: float) -> list[Grant]:
@@ -233,25 +232,23 @@ class Scheduler:
 
     def _next_grant(self, now_s: float) -> Grant | None:
         for line in self._heavy_lines():
-            for tier, task in line.heads():
+            for _, task in line.heads():
                 if (device := self._placement.find(task)) is not None:
-                    return self._grant(line, tier, task, device, now_s)
+                    return self._grant(task, device, now_s)
         for line in self._light_lines():
-            for tier, task in line.heads():
+            for _, task in line.heads():
                 if task.picture.phase is Phase.WAITING and not self._may_start(task.work):
                     continue
                 if (device := self._placement.find(task)) is not None:
-                    return self._grant(line, tier, task, device, now_s)
+                    return self._grant(task, device, now_s)
                 # Lanes that it could have are not for those behind it: they would never empty.
                 return None
         return None
 
-    def _grant(
-        self, line: FairLine[Task], tier: str, task: Task, device: Device, now_s: float
-    ) -> Grant:
+    def _grant(self, task: Task, device: Device, now_s: float) -> Grant:
         full = self._policy.row_limit_of(task.work)
         cost = self.costs.call_seconds(task.stage, task.work, full)
-        line.pop(tier, cost or 1.0)
+        self._lines.pop(task, cost or 1.0)
         self._advance(task)
         grant = Grant(task, device.name, 0, device.addresses[task.stage], cost, cost)
         if task.heavy and device.lane_of(task.model) is None:
@@ -338,23 +335,24 @@ class Scheduler:
 
     def _heavy_lines(self) -> list[FairLine[Task]]:
         """Returns the lines of heavy models, the one first that took a lane longest ago."""
-        waiting = self._lines.ready(HEAVY_STAGE)
-        if len(waiting) > 1:
-            waiting.sort(key=lambda one: self._taken_s.get(one[0], -math.inf))
-        return [line for _, line in waiting]
+        lines = self._lines.ready[HEAVY_STAGE]
+        if len(lines) < 2:
+            return list(lines.values())
+        longest_ago = sorted(lines, key=lambda model: self._taken_s.get(model, -math.inf))
+        return [lines[model] for model in longest_ago]
 
     def _light_lines(self) -> Iterator[FairLine[Task]]:
         for stage in _PREPARING if self._hungry() else _FINISHING:
-            for _, line in (*self._lines.ready(stage), *self._lines.starting(stage)):
-                yield line
+            yield from self._lines.ready[stage].values()
+            yield from self._lines.starting[stage].values()
 
     def _hungry(self) -> bool:
         """Whether devices could denoise more, and little waits to be finished."""
         if self._lane_rows >= self._heavy_device_count * self._policy.row_limit:
             return False
-        if self._lines.ready(HEAVY_STAGE):
+        if self._lines.ready[HEAVY_STAGE]:
             return False
-        unfinished = sum(len(line) for _, line in self._lines.ready("postprocessing"))
+        unfinished = sum(len(line) for line in self._lines.ready["postprocessing"].values())
         return unfinished <= self._heavy_device_count * self._policy.light_calls
 
     def _may_start(self, work: Work) -> bool:
@@ -366,10 +364,11 @@ class Scheduler:
     def _waiting_models(self) -> Sequence[Model]:
         """Returns the models that some task waits for which may run."""
         if self._waiting is None:
-            found = dict.fromkeys(model for model, _ in self._lines.all_ready())
-            for model, line in self._lines.all_starting():
-                if any(self._may_start(task.work) for _, task in line.heads()):
-                    found[model] = None
+            found = dict.fromkeys(self._lines.waiting())
+            for lines in self._lines.starting.values():
+                for model, line in lines.items():
+                    if any(self._may_start(task.work) for _, task in line.heads()):
+                        found[model] = None
             self._waiting = tuple(found)
         return self._waiting
 

@@ -18,7 +18,7 @@ Overheads of the mesh are in neither.
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from ..scheduling.work import HEAVY_STAGE, StageName
+from ..scheduling.work import HEAVY_STAGE, STAGES, StageName
 from .model_times import ModelTimes
 from .replicas import SizePx
 from .request_run import Outcome
@@ -69,13 +69,26 @@ def lower_bound(run: Run) -> LowerBound:
         return LowerBound(0.0, 0.0)
     first_s = min(outcome.arrival_s for outcome in run.outcomes)
     scenario, closed = run.scenario, run.scenario.workload.concurrency is not None
-    bounds = [_path_s(scenario, one, 0.0 if closed else one.arrival_s - first_s) for one in done]
-    return LowerBound(max(bounds), _work_s(scenario, done))
+    paths = [
+        alone_s(scenario, one.request) + (0.0 if closed else one.arrival_s - first_s)
+        for one in done
+    ]
+    return LowerBound(max(paths), _work_s(scenario, done))
 
 
-def _path_s(scenario: Scenario, outcome: Outcome, offset_s: float) -> float:
-    parts = _parts(scenario, outcome.request)
-    return offset_s + parts.head_s + parts.path_s + parts.tail_s
+def alone_s(scenario: Scenario, request: Request) -> float:
+    """Returns what a request takes on an idle mesh, one picture beside the other."""
+    parts = _parts(scenario, request)
+    return parts.head_s + parts.path_s + parts.tail_s
+
+
+def device_s(scenario: Scenario, request: Request) -> float:
+    """Returns the time of a busy device that a request costs at least."""
+    lanes = scenario.lane_count
+    costs = {s: 1.0 if lanes == 1 else _beside_cost(scenario, s) for s in STAGES}
+    light_s = sum(s * costs[stage] for stage, s in _light(scenario.times, request).items())
+    heavy_s = _parts(scenario, request).heavy_s / _heavy_speed(scenario)
+    return (heavy_s + light_s) * request.picture_count
 
 
 def _work_s(scenario: Scenario, done: Sequence[Outcome]) -> float:
@@ -94,7 +107,7 @@ def _work_s(scenario: Scenario, done: Sequence[Outcome]) -> float:
         return heavy_s + sum(light_s.values()) / count
     costs = {stage: _beside_cost(scenario, stage) for stage in light_s}
     beside_s = sum(seconds / count * costs[stage] for stage, seconds in light_s.items())
-    return heavy_s + ends_s + max(0.0, beside_s - ends_s * max(costs.values(), default=0.0))
+    return heavy_s + ends_s + max(0.0, beside_s - ends_s * max(costs.values()))
 
 
 def _parts(scenario: Scenario, request: Request) -> _Parts:

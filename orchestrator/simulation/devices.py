@@ -60,10 +60,9 @@ class PairSharing:
     def speeds(self, stages: Sequence[StageName]) -> Sequence[float]:
         """Returns the share of its full speed that each of some executions gets, in order."""
         return [
-            1 / math.prod(
-                self.slowdowns.get((stage, other), 1.0)
-                for j, other in enumerate(stages)
-                if j != i
+            1
+            / math.prod(
+                self.slowdowns.get((stage, other), 1.0) for j, other in enumerate(stages) if j != i
             )
             for i, stage in enumerate(stages)
         ]

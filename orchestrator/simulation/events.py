@@ -11,7 +11,7 @@ from typing import Any, Generic, TypeVar
 T = TypeVar("T")
 
 
-class Cancelled(Exception):  # noqa: N818 not an error: whoever waits is told to stop
+class Cancelled(Exception):
     """Raised where a process waits when it is cancelled."""
 
 
@@ -48,12 +48,11 @@ class EventLoop:
         self.soon(process.resume)
         return process
 
-    def run(self, on_event: Callable[[], None] = lambda: None) -> None:
-        """Runs until nothing is to come; `on_event` is called after each event."""
+    def run(self) -> None:
+        """Runs until nothing is to come."""
         while self._heap:
             self.now_s, _, action = heapq.heappop(self._heap)
             action()
-            on_event()
 
 
 class Signal(Generic[T]):

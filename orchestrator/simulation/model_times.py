@@ -83,7 +83,9 @@ class ModelTimes:
     def initial_costs(self) -> InitialCosts:
         """Returns what the lane scheduler is told of the model."""
         own = self.profile.steps[0]
-        light_s = {name: s for name, s in self.profile.stages.items() if name != HEAVY_STAGE}
+        light_s: dict[StageName, float] = {
+            name: seconds for name, seconds in self.profile.stages.items() if name != HEAVY_STAGE
+        }
         return InitialCosts(own.seconds, light_s, own.pixel_count)
 
 

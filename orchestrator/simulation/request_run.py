@@ -16,6 +16,8 @@ from .model_times import Call
 from .replicas import EngineCall, Member, Place
 from .workload import Request
 
+LeavingState = Literal["expired", "cancelled"]
+
 # One model is simulated at a time.
 MODEL_ID = "model"
 
@@ -69,12 +71,14 @@ class SimulatedRequest:
         self._done = Signal[None](mesh.loop)
         self._left_count = request.picture_count
         self._process = mesh.loop.spawn(self._run())
-        for state, after_s in (("expired", request.deadline_s), ("cancelled", request.cancel_s)):
-            if after_s is not None:
-                at_s = self.outcome.arrival_s + after_s
-                mesh.loop.at(at_s, lambda state=state: self._leave(state))
+        self._leave_after("expired", request.deadline_s)
+        self._leave_after("cancelled", request.cancel_s)
 
-    def _leave(self, state: Literal["expired", "cancelled"]) -> None:
+    def _leave_after(self, state: LeavingState, seconds: float | None) -> None:
+        if seconds is not None:
+            self._mesh.loop.at(self.outcome.arrival_s + seconds, lambda: self._leave(state))
+
+    def _leave(self, state: LeavingState) -> None:
         """Ends it before its time: its caller has left, or its time is up."""
         if self.outcome.state == "running":
             self.outcome.state = state

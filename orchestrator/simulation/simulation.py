@@ -1,6 +1,6 @@
 """A whole run: a scenario played to its end, and what was seen of it."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -90,8 +90,8 @@ class Run:
         return max(outcome.ended_s for outcome in self.outcomes) - first_s
 
 
-def simulate(scenario: Scenario) -> Run:
-    """Plays a scenario and returns what was seen."""
+def simulate(scenario: Scenario, on_end: Callable[[], None] = lambda: None) -> Run:
+    """Plays a scenario and returns what was seen; `on_end` is called after each request."""
     loop, recorder = EventLoop(), _Recorder(scenario.recorded)
     specs = make_specs(scenario)
     mesh = SimulatedMesh(
@@ -103,7 +103,7 @@ def simulate(scenario: Scenario) -> Run:
         rules=scenario.rules,
         on_execution=recorder.note,
     )
-    playback = _Playback(mesh, scenario.workload)
+    playback = _Playback(mesh, scenario.workload, on_end)
     loop.run()
     return Run(
         scenario,
@@ -127,7 +127,9 @@ def make_specs(scenario: Scenario) -> tuple[DeviceSpec, ...]:
 
     return tuple(
         DeviceSpec(
-            f"device{index}", {stage: address(stage, index) for stage in STAGES}, scenario.lane_count
+            f"device{index}",
+            {stage: address(stage, index) for stage in STAGES},
+            scenario.lane_count,
         )
         for index in range(count)
     )
@@ -169,9 +171,10 @@ class _Playback:
         outcomes: of the requests, in the order of their ends.
     """
 
-    def __init__(self, mesh: SimulatedMesh, workload: Workload) -> None:
+    def __init__(self, mesh: SimulatedMesh, workload: Workload, on_end: Callable[[], None]) -> None:
         self.outcomes: list[Outcome] = []
         self._mesh = mesh
+        self._on_end = on_end
         self._closed = workload.concurrency is not None
         self._rest = iter(workload.requests)
         if workload.concurrency is None:
@@ -191,5 +194,6 @@ class _Playback:
 
     def _note_end(self, outcome: Outcome) -> None:
         self.outcomes.append(outcome)
+        self._on_end()
         if self._closed:
             self._start_next()
