@@ -145,7 +145,7 @@ def _heavy_speed(scenario: Scenario) -> float:
     """Returns how much of a diffusion model a device does at once: more than one in the control."""
     lanes = scenario.lane_count if scenario.policy == "whole-requests" else 1
     speeds = scenario.times.sharing.speeds
-    return max(sum(speeds([HEAVY_STAGE] * count)) for count in range(1, lanes + 1))
+    return max(sum(speeds(_some(HEAVY_STAGE, count))) for count in range(1, lanes + 1))
 
 
 def _beside_cost(scenario: Scenario, stage: StageName) -> float:
@@ -154,7 +154,11 @@ def _beside_cost(scenario: Scenario, stage: StageName) -> float:
     most = scenario.lane_count - 1 if scenario.lane_count else _MOST_LIGHT
     costs: list[float] = []
     for count in range(1, most + 1):
-        heavy, *light = speeds([HEAVY_STAGE, *[stage] * count])
+        heavy, *light = speeds([HEAVY_STAGE, *_some(stage, count)])
         costs.append((1 - heavy) / sum(light))
-        costs.append(1 / sum(speeds([stage] * (count + 1))))
+        costs.append(1 / sum(speeds(_some(stage, count + 1))))
     return max(0.0, min(costs))
+
+
+def _some(stage: StageName, count: int) -> list[StageName]:
+    return [stage for _ in range(count)]

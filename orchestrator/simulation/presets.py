@@ -17,6 +17,9 @@ PROFILES = Path(__file__).resolve().parents[2] / "deploy" / "profiles"
 TALK_UNIT_S = 0.1
 TALK_STEP_UNITS = 2
 TALK_STEP_COUNT = 3
+TALK_REQUESTS = 2
+# For each device.
+REQUESTS = 200
 # Callers for each device: two batches of each tier, as many as its diffusion lane has room for.
 EIGHT_CALLERS = 32
 
@@ -47,7 +50,7 @@ def talk_times() -> ModelTimes:
     )
 
 
-def talk(request_count: int = 2) -> tuple[Scenario, ...]:
+def talk(request_count: int = TALK_REQUESTS) -> tuple[Scenario, ...]:
     """Returns the talk's picture on one GPU: one lane, whole requests in two, and pipelined.
 
     Requests come at once, one row each. Steps are not shared, as in the talk.
@@ -65,7 +68,7 @@ def talk(request_count: int = 2) -> tuple[Scenario, ...]:
     )
 
 
-def eight(request_count: int = 200, *, seed: int = 0) -> tuple[Scenario, ...]:
+def eight(request_count: int = REQUESTS, *, seed: int = 0) -> tuple[Scenario, ...]:
     """Returns the talk's eight servers: two lanes each, Free and Pro, always something to do.
 
     Args:
