@@ -102,7 +102,9 @@ def simulate(
 
 def _with_devices(mesh: Scenario, count: int, rules: WorkloadRules) -> Scenario:
     devices = "1 device" if count == 1 else f"{count:,} devices"
-    scenario = replace(mesh, name=devices, device_count=count)
+    # As many callers for each device have to have room, however many devices there are.
+    limits = replace(mesh.limits, max_waiting=mesh.limits.max_waiting * count)
+    scenario = replace(mesh, name=devices, device_count=count, limits=limits)
     return replace(scenario, workload=make_workload(scenario, rules))
 
 

@@ -168,7 +168,7 @@ StepMs = Annotated[
     ),
 ]
 MaxQueued = Annotated[
-    int, typer.Option(min=0, help="Requests that may wait.", rich_help_panel=_MESH)
+    int, typer.Option(min=0, help="Requests that may wait, for each device.", rich_help_panel=_MESH)
 ]
 MaxQueuedS = Annotated[
     float, typer.Option(min=0.001, help="Estimated seconds of wait allowed.", rich_help_panel=_MESH)
