@@ -20,7 +20,14 @@ from ..simulation.workload import Workload
 from ..simulation.workload_file import read_workload
 from . import simulate_options as options
 from .console import err, out
-from .simulate_mix import WorkloadRules, make_workload, parse_devices, parse_sizes, parse_tiers
+from .simulate_mix import (
+    WorkloadRules,
+    check_policy,
+    make_workload,
+    parse_devices,
+    parse_sizes,
+    parse_tiers,
+)
 from .simulate_tables import print_report, print_sweep
 
 _NO_REQUESTS = Workload(())
@@ -61,6 +68,7 @@ def simulate(
     """
     for path in draw_to or ():
         check_drawing(path)
+    check_policy(policy.value, lanes)
     if preset is options.PresetChoice.talk:
         scenarios = presets.talk(requests or presets.TALK_REQUESTS)
     elif preset is options.PresetChoice.eight:

@@ -81,6 +81,16 @@ def _request(kind: TierMix, size: tuple[int, int] | None) -> Request:
     return Request("", 0.0, step_count=kind.step_count, row_count=kind.row_count, size_px=size)
 
 
+def check_policy(policy: str, lane_count: int) -> None:
+    """Returns if a policy can give so many lanes.
+
+    Raises:
+        InvalidRequest: it cannot.
+    """
+    if policy == "whole-requests" and lane_count < 1:
+        raise _bad("--lanes", "must be 1 or more with --policy whole-requests", f"{lane_count}")
+
+
 def parse_devices(text: str) -> list[int]:
     """Returns the numbers of devices of `--devices`.
 

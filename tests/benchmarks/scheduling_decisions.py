@@ -3,8 +3,8 @@
 A saturated mesh is played without a clock: a random call ends, its picture's next call becomes
 ready, a picture that is done makes room for a new request, so that as many wait as before. A
 *decision* is one `dispatch` that grants something, for each grant. A *turn* is everything that the
-scheduler does for one call: admission, queue, decisions that grant nothing, steps, release. Times are
-of this thread on its core, so that other work on the machine is not counted.
+scheduler does for one call: admission, queue, decisions that grant nothing, steps, release. Times
+are of this thread on its core, so that other work on the machine is not counted.
 
 Run: python -m tests.benchmarks.scheduling_decisions
 """
