@@ -3,17 +3,19 @@
 import json
 from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
 
 import typer
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
+from ...services.runtime.errors import FieldViolation, InvalidRequest
 from ..scheduling.admission import AdmissionLimits
 from ..scheduling.work import STAGES
 from ..simulation import presets
 from ..simulation.drawing import check_drawing, draw
 from ..simulation.mesh import Overheads, RowRules
 from ..simulation.model_times import read_times
-from ..simulation.report import Report, make_report
+from ..simulation.report import make_report
 from ..simulation.simulation import Run, Scenario
 from ..simulation.simulation import simulate as play
 from ..simulation.workload import Workload
@@ -21,6 +23,7 @@ from ..simulation.workload_file import read_workload
 from . import simulate_options as options
 from .console import err, out
 from .simulate_mix import (
+    MixRules,
     WorkloadRules,
     check_policy,
     make_workload,
@@ -30,10 +33,9 @@ from .simulate_mix import (
 )
 from .simulate_tables import print_report, print_sweep
 
-_NO_REQUESTS = Workload(())
-
 
 def simulate(
+    context: typer.Context,
     preset: options.Preset = None,
     workload: options.WorkloadFile = None,
     arrivals: options.Arrivals = options.ArrivalsChoice.closed,
@@ -54,6 +56,7 @@ def simulate(
     row_limit: options.RowLimit = 8,
     min_gain: options.MinGain = 0.1,
     learnt: options.Learnt = False,
+    request_ms: options.RequestMs = 0.0,
     call_ms: options.CallMs = 0.0,
     step_ms: options.StepMs = 0.0,
     max_queued: options.MaxQueued = 256,
@@ -63,49 +66,76 @@ def simulate(
 ) -> None:
     """Plays a workload on a mesh in virtual time and says what came of it.
 
-    The scheduler and the row scheduler are the objects that serve; devices, wires and networks are
-    not there. No time passes: an hour of eight devices takes minutes, of one less.
+    The scheduler and the row scheduler are those that serve. Devices, wires and networks are times.
     """
-    for path in draw_to or ():
+    drawings = draw_to or []
+    for path in drawings:
         check_drawing(path)
-    check_policy(policy.value, lanes)
-    if preset is options.PresetChoice.talk:
-        scenarios = presets.talk(requests or presets.TALK_REQUESTS)
-    elif preset is options.PresetChoice.eight:
-        scenarios = presets.eight(requests or presets.REQUESTS, seed=seed)
+    if preset is not None:
+        _check_preset(context, preset)
+        scenarios = _preset(preset, requests, seed)
     else:
-        mesh = Scenario(
-            name="a mesh",
-            times=read_times(profile or presets.PROFILES / "sd15-a100.json"),
-            workload=_NO_REQUESTS,
-            lane_count=lanes,
-            light_replica_count=light_replicas,
-            policy=policy.value,
+        mix = MixRules(
+            parse_tiers(tier or ()), parse_sizes(size or ()), deadline, cancelled, tenants
+        )
+        count = requests or presets.REQUESTS
+        given = read_workload(workload) if workload else None
+        rules = WorkloadRules(given, arrivals.value, count, callers, load, seed, mix)
+        mesh = _mesh(profile, lanes, light_replicas, policy)
+        mesh = replace(
+            mesh,
             rules=RowRules(row_limit=row_limit, min_gain=min_gain, known=not learnt),
-            overheads=Overheads(
-                call_s=dict.fromkeys(STAGES, call_ms / 1000), step_s=step_ms / 1000
-            ),
+            overheads=_overheads(request_ms, call_ms, step_ms),
             limits=AdmissionLimits(max_queued, max_queued_s),
         )
-        rules = WorkloadRules(
-            given=read_workload(workload) if workload else None,
-            arrivals=arrivals.value,
-            requests=requests or presets.REQUESTS,
-            callers=callers,
-            load=load,
-            tiers=parse_tiers(tier or ()),
-            sizes=parse_sizes(size or ()),
-            deadline=deadline,
-            cancelled=cancelled,
-            tenants=tenants,
-            seed=seed,
+        scenarios = [_with_devices(mesh, number, rules) for number in parse_devices(devices)]
+    _play_and_tell(scenarios, drawings, sweep=preset is None, as_json=as_json)
+
+
+def _preset(preset: options.PresetChoice, requests: int | None, seed: int) -> tuple[Scenario, ...]:
+    if preset is options.PresetChoice.talk:
+        return presets.talk(requests or presets.TALK_REQUESTS)
+    return presets.eight(requests or presets.REQUESTS, seed=seed)
+
+
+def _check_preset(context: typer.Context, preset: options.PresetChoice) -> None:
+    """Returns if nothing was given that a preset decides itself."""
+    free = {"preset", "requests", "draw_to", "as_json"}
+    if preset is options.PresetChoice.eight:
+        free.add("seed")
+    given = [
+        parameter.opts[0]
+        for parameter in context.command.params
+        if parameter.name not in free and _is_given(context, parameter.name or "")
+    ]
+    if given:
+        raise InvalidRequest(
+            [FieldViolation(name, f"is decided by the preset {preset.value}") for name in given]
         )
-        scenarios = [_with_devices(mesh, count, rules) for count in parse_devices(devices)]
-    runs = _play([replace(one, recorded=bool(draw_to)) for one in scenarios])
-    _tell(runs, sweep=preset is None and len(runs) > 1, as_json=as_json)
-    for path in draw_to or ():
-        draw(runs, path)
-        err.print(f"drawn: {path}", highlight=False)
+
+
+def _is_given(context: typer.Context, name: str) -> bool:
+    source = context.get_parameter_source(name)
+    return source is not None and source.name == "COMMANDLINE"
+
+
+def _mesh(
+    profile: Path | None, lanes: int, light_replicas: int, policy: options.PolicyChoice
+) -> Scenario:
+    check_policy(policy.value, lanes)
+    return Scenario(
+        name="a mesh",
+        times=read_times(profile) if profile else presets.a100_times(),
+        workload=Workload(()),
+        lane_count=lanes,
+        light_replica_count=light_replicas,
+        policy=policy.value,
+    )
+
+
+def _overheads(request_ms: float, call_ms: float, step_ms: float) -> Overheads:
+    calls = dict.fromkeys(STAGES, call_ms / 1000)
+    return Overheads(request_s=request_ms / 1000, call_s=calls, step_s=step_ms / 1000)
 
 
 def _with_devices(mesh: Scenario, count: int, rules: WorkloadRules) -> Scenario:
@@ -116,6 +146,24 @@ def _with_devices(mesh: Scenario, count: int, rules: WorkloadRules) -> Scenario:
     return replace(scenario, workload=make_workload(scenario, rules))
 
 
+def _play_and_tell(
+    scenarios: Sequence[Scenario], drawings: Sequence[Path], *, sweep: bool, as_json: bool
+) -> None:
+    runs = _play([replace(one, recorded=bool(drawings)) for one in scenarios])
+    reports = [make_report(run) for run in runs]
+    if as_json:
+        # Plain, so that other programs can read it.
+        typer.echo(json.dumps([report.as_json() for report in reports], indent=2))
+    elif sweep and len(reports) > 1:
+        print_sweep(out, reports)
+    else:
+        for report in reports:
+            print_report(out, report)
+    for path in drawings:
+        draw(runs, path)
+        err.print(f"drawn: {path}", highlight=False)
+
+
 def _play(scenarios: Sequence[Scenario]) -> list[Run]:
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
     runs: list[Run] = []
@@ -124,15 +172,3 @@ def _play(scenarios: Sequence[Scenario]) -> list[Run]:
             task = bar.add_task(one.name, total=len(one.workload.requests))
             runs.append(play(one, lambda task=task: bar.advance(task)))
     return runs
-
-
-def _tell(runs: Sequence[Run], *, sweep: bool, as_json: bool) -> None:
-    reports: list[Report] = [make_report(run) for run in runs]
-    if as_json:
-        # Plain, so that other programs can read it.
-        typer.echo(json.dumps([report.as_json() for report in reports], indent=2))
-    elif sweep:
-        print_sweep(out, reports)
-    else:
-        for report in reports:
-            print_report(out, report)

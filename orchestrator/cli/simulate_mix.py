@@ -19,6 +19,17 @@ CANCEL_WITHIN_S = 1.0
 
 
 @dataclass(frozen=True, slots=True)
+class MixRules:
+    """Who asks for what; see `simulate_options.py`."""
+
+    tiers: Mapping[str, TierMix]
+    sizes: Mapping[tuple[int, int], float]
+    deadline: float | None
+    cancelled: float
+    tenants: int
+
+
+@dataclass(frozen=True, slots=True)
 class WorkloadRules:
     """What a workload is drawn from; see `simulate_options.py`.
 
@@ -31,23 +42,20 @@ class WorkloadRules:
     requests: int
     callers: int
     load: float
-    tiers: Mapping[str, TierMix]
-    sizes: Mapping[tuple[int, int], float]
-    deadline: float | None
-    cancelled: float
-    tenants: int
     seed: int
+    mix: MixRules
 
 
 def make_workload(scenario: Scenario, rules: WorkloadRules) -> Workload:
     """Returns the requests for a mesh, whose size and times decide how many and how often."""
     if rules.given is not None:
         return rules.given
+    said = rules.mix
     tiers = {
-        name: replace(kind, deadline_s=_deadline_s(scenario, kind, rules.deadline))
-        for name, kind in rules.tiers.items()
+        name: replace(kind, deadline_s=_deadline_s(scenario, kind, said.deadline))
+        for name, kind in said.tiers.items()
     }
-    mix = Mix(tiers, rules.sizes, rules.tenants, rules.cancelled, CANCEL_WITHIN_S)
+    mix = Mix(tiers, said.sizes, said.tenants, said.cancelled, CANCEL_WITHIN_S)
     count = rules.requests * scenario.device_count
     if rules.arrivals == "closed":
         callers = rules.callers * scenario.device_count

@@ -155,6 +155,12 @@ Learnt = Annotated[
         rich_help_panel=_MESH,
     ),
 ]
+RequestMs = Annotated[
+    float,
+    typer.Option(
+        min=0, help="What a request takes to and from the mesh, ms.", rich_help_panel=_MESH
+    ),
+]
 CallMs = Annotated[
     float,
     typer.Option(

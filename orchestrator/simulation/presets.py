@@ -3,6 +3,7 @@
 from dataclasses import replace
 from pathlib import Path
 
+from ...services.runtime.errors import ModelNotReady
 from ...services.runtime.models.profile import StepProfile
 from .devices import PairSharing
 from .generated import Mix, closed_loop
@@ -12,6 +13,7 @@ from .simulation import Scenario
 from .workload import Request, Workload
 
 PROFILES = Path(__file__).resolve().parents[2] / "deploy" / "profiles"
+_A100 = PROFILES / "sd15-a100.json"
 
 # The talk gives no times. Light models take one unit each, a step of the diffusion model two.
 TALK_UNIT_S = 0.1
@@ -22,6 +24,19 @@ TALK_REQUESTS = 2
 REQUESTS = 200
 # Callers for each device: two batches of each tier, as many as its diffusion lane has room for.
 EIGHT_CALLERS = 32
+
+
+def a100_times() -> ModelTimes:
+    """Returns the times of Stable Diffusion 1.5 on an A100, as published.
+
+    Raises:
+        ModelNotReady: the repository's profiles are not here.
+    """
+    if not _A100.is_file():
+        raise ModelNotReady(
+            "the shipped profiles are not beside this installation; name one with --profile"
+        )
+    return read_times(_A100)
 
 
 def talk_times() -> ModelTimes:
@@ -79,7 +94,7 @@ def eight(request_count: int = REQUESTS, *, seed: int = 0) -> tuple[Scenario, ..
     workload = closed_loop(
         Mix(), concurrency=devices * EIGHT_CALLERS, request_count=devices * request_count, seed=seed
     )
-    times = read_times(PROFILES / "sd15-a100.json")
+    times = a100_times()
     # For the most pictures: steps as full as they may be, however little the last rows gain.
     rules = RowRules(min_gain=0.0)
     return (Scenario("eight servers", times, workload, devices, rules=rules),)

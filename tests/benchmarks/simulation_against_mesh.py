@@ -69,6 +69,7 @@ class Case:
     profile: Path
     device_count: int
     workload: Workload
+    row_limit: int = 8
 
 
 @dataclass(frozen=True)
@@ -152,17 +153,18 @@ class Client:
 
 
 @contextmanager
-def timed_mesh(profile: Path, device_count: int, cache_dir: Path) -> Iterator[LocalMesh]:
+def timed_mesh(case: Case, cache_dir: Path) -> Iterator[LocalMesh]:
     """A mesh of timed engines: each device has one replica of every stage."""
-    names = [f"simulation-{os.getpid()}-{number}" for number in range(device_count)]
+    names = [f"simulation-{os.getpid()}-{number}" for number in range(case.device_count)]
     try:
         with LocalMesh(
             [MODEL],
             cache_dir=cache_dir,
-            replicas=dict.fromkeys(STAGES, device_count),
+            replicas=dict.fromkeys(STAGES, case.device_count),
             environment={
                 "SANGSANG_BACKEND": "timed",
-                "SANGSANG_TIMED_PROFILE": str(profile),
+                "SANGSANG_TIMED_PROFILE": str(case.profile),
+                "SANGSANG_BATCH_ROW_LIMIT": str(case.row_limit),
                 "SANGSANG_MAX_QUEUED_REQUESTS": str(MOST_WAITING),
                 "SANGSANG_MAX_QUEUED_S": "3600",
                 "SANGSANG_LOG_LEVEL": "error",
@@ -189,7 +191,7 @@ def scenario_of(case: Case, times: ModelTimes) -> Scenario:
         times,
         case.workload,
         case.device_count,
-        rules=RowRules(known=False),
+        rules=RowRules(row_limit=case.row_limit, known=False),
         limits=AdmissionLimits(MOST_WAITING, 3600.0),
     )
 
@@ -200,7 +202,8 @@ def make_cases(folder: Path, devices: list[int], requests: int, slower: float) -
     talk.write_text(json.dumps(TALK))
     for count in (2, 8):
         together = tuple(Request(f"{number}", 0.0) for number in range(count))
-        yield Case(f"the talk's schedule, {count} requests", talk, 1, Workload(together))
+        # Its steps are not shared; 2 is the least that a service may be set to.
+        yield Case(f"the talk's schedule, {count} requests", talk, 1, Workload(together), 2)
     a100 = slowed(PROFILES / "sd15-a100.json", folder / "a100.json", slower)
     times = timed_times(TimedProfile.read(a100), SIDE_PX)
     for count in devices:
@@ -245,6 +248,7 @@ def main() -> None:
     """Prints a line for each case."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--devices", type=int, nargs="+", default=[1, 8])
+    parser.add_argument("--only", default="", help="cases with this in their names")
     parser.add_argument("--requests", type=int, default=40, help="for each device")
     parser.add_argument("--slower", type=float, default=1.0, help="times of the A100's times")
     parser.add_argument("--repeats", type=int, default=15, help="requests that tell the overheads")
@@ -260,9 +264,9 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         cases = make_cases(folder, arguments.devices, arguments.requests, arguments.slower)
-        for case in cases:
+        for case in (one for one in cases if arguments.only in one.name):
             times = timed_times(TimedProfile.read(case.profile), SIDE_PX)
-            with timed_mesh(case.profile, case.device_count, folder / "cache") as mesh:
+            with timed_mesh(case, folder / "cache") as mesh:
                 seen = asyncio.run(live(mesh.address, case, times, arguments.repeats))
             overheads, found = seen
             table.add_row(*row_of(case, found, times, overheads))

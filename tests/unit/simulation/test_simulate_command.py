@@ -83,6 +83,8 @@ def test_tables_name_every_figure():
         (["--size", "64=1"], "HEIGHTxWIDTH=SHARE"),
         (["--size", "64x64=0"], "above 0"),
         (["--policy", "whole-requests", "--lanes", "0"], "--lanes: must be 1 or more"),
+        (["talk", "--lanes", "1"], "--lanes: is decided by the preset talk"),
+        (["eight", "--load", "1"], "--load: is decided by the preset eight"),
         (["--draw", "lanes.pdf"], ".svg, .png, .html"),
     ],
 )
