@@ -1,9 +1,9 @@
 """Which device a task goes to: the least loaded one that has room for it.
 
-Devices lie in a heap for each model and tier, by load. An entry is good while its device has not
-changed since; whatever changes a device lets it be entered anew, so a full one can be dropped. A
-device is entered when a heap is next asked, however often it has changed until then. A choice among
-a thousand devices then costs as much as the few entries that are looked at.
+Devices lie in a heap for each model (of a heavy one, for each tier of it), by load. An entry is good
+while its device has not changed since; whatever changes a device lets it be entered anew, so a full
+one can be left out. A device is entered when a heap is next asked, however often it has changed
+until then. A choice among a thousand devices then costs as much as the few that are looked at.
 """
 
 import heapq
@@ -83,13 +83,15 @@ class Placement:
         return (device for device in self._devices if stage in device.addresses)
 
     def _entries(self, task: Task) -> list[_Entry]:
-        key = task.model, task.work.tier
+        # Only a heavy model's lane has rooms by tier.
+        key = task.model, task.work.tier if task.heavy else ""
         heap = self._heaps.get(key)
         if heap is None:
             hosts = set(self.hosts(task.stage))
             heap = self._heaps[key] = _Heap(task.stage, [], hosts)
         for device in heap.changed:
-            if heap.stage in device.addresses:
+            # A full one would only be dropped again: most are, and each change would cost twice.
+            if heap.stage in device.addresses and self._room(device, task) is not Room.FULL:
                 heapq.heappush(heap.entries, _entry(device))
         heap.changed.clear()
         if len(heap.entries) > _MOST_STALE * (len(self._devices) + 1):
