@@ -8,7 +8,7 @@ import sys
 import typer
 
 from ...services.runtime.errors import MeshError
-from . import build, doctor, generate, healthcheck, models, tools, up
+from . import build, doctor, generate, healthcheck, models, simulate, tools, up
 from .console import fail
 
 app = typer.Typer(
@@ -26,6 +26,7 @@ app.command()(generate.generate)
 app.command()(models.models)
 app.command()(build.build)
 app.command()(doctor.doctor)
+app.command()(simulate.simulate)
 for tool in tools.TOOLS:
     # Its own --help answers, not ours.
     app.command(

@@ -59,6 +59,8 @@ class Device:
         index: place among the devices.
         stamp: changes whenever the device does.
         seconds_left: estimated seconds of work in all lanes.
+        row_count: rows in all lanes.
+        heavy_count: lanes that heavy models hold.
     """
 
     def __init__(self, spec: DeviceSpec, index: int, forbidden: Pairs) -> None:
@@ -67,6 +69,8 @@ class Device:
         self.stamp = 0
         self.addresses = dict(spec.addresses)
         self.seconds_left = 0.0
+        self.row_count = 0
+        self.heavy_count = 0
         self._lane_count = spec.lane_count
         self._forbidden = forbidden
         self._lanes: dict[Model, Lane] = {}
@@ -86,11 +90,6 @@ class Device:
         """Whether it has as many lanes as anyone asks for."""
         return self._lane_count == 0
 
-    @property
-    def row_count(self) -> int:
-        """Rows in all lanes."""
-        return sum(sum(lane.tier_rows.values()) for lane in self._lanes.values())
-
     def lane_of(self, model: Model) -> Lane | None:
         """Returns the lane that a model holds."""
         return self._lanes.get(model)
@@ -103,6 +102,8 @@ class Device:
         """Returns whether a model that holds no lane may take one."""
         if not self.unlimited and len(self._lanes) >= self._lane_count:
             return False
+        if not self._forbidden:
+            return True
         return not any(frozenset((model[0], held[0])) in self._forbidden for held in self._lanes)
 
     def put(self, grant: Grant, model: Model, now_s: float) -> Lane:
@@ -112,23 +113,28 @@ class Device:
             used = {lane.number for lane in self._lanes.values()}
             number = next(n for n in range(len(used) + 1) if n not in used)
             lane = self._lanes[model] = Lane(number, model, now_s)
+            self.heavy_count += model[0] == HEAVY_STAGE
         work = grant.task.work
         lane.grants.add(grant)
         lane.tier_rows[work.tier] = lane.tier_rows.get(work.tier, 0) + work.row_count
+        self.row_count += work.row_count
         self.seconds_left += grant.seconds_left
         self.stamp += 1
         return lane
 
-    def take_out(self, grant: Grant) -> None:
-        """Takes out a task that has ended; its lane is free if it was the last."""
+    def take_out(self, grant: Grant) -> Lane:
+        """Takes out a task that has ended and returns its lane; it is free if that was the last."""
         model, work = grant.task.model, grant.task.work
         lane = self._lanes[model]
         lane.grants.remove(grant)
         lane.tier_rows[work.tier] -= work.row_count
+        self.row_count -= work.row_count
         self.seconds_left = max(0.0, self.seconds_left - grant.seconds_left)
         self.stamp += 1
         if not lane.grants:
             del self._lanes[model]
+            self.heavy_count -= model[0] == HEAVY_STAGE
+        return lane
 
     def shorten(self, grant: Grant, seconds_left: float) -> None:
         """Notes what is left of a task."""

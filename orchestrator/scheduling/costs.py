@@ -56,6 +56,8 @@ class _StepCosts:
     squared: _Mean = field(default_factory=_Mean)
     product: _Mean = field(default_factory=_Mean)
     least: float = math.inf
+    # Asked for far more often than it changes.
+    _line: tuple[float, float] | None = None
 
     def add(self, row_s: float, batch_row_count: float) -> None:
         inverse = 1 / max(1.0, batch_row_count)
@@ -64,10 +66,16 @@ class _StepCosts:
         self.squared.add(inverse * inverse)
         self.product.add(inverse * row_s)
         self.least = min(row_s, self.least * _FORGET)
+        self._line = None
 
     @property
     def line(self) -> tuple[float, float]:
         """Seconds of a step whatever its rows, and of each row; no less than 0."""
+        if self._line is None:
+            self._line = self._fit()
+        return self._line
+
+    def _fit(self) -> tuple[float, float]:
         spread = self.squared.value - self.inverse.value**2
         slope = (self.product.value - self.inverse.value * self.cost.value) / (spread + _STIFFNESS)
         # Neither part is negative, whatever noise says.

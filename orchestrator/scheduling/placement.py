@@ -1,12 +1,14 @@
 """Which device a task goes to: the least loaded one that has room for it.
 
-Devices lie in a heap for each model and tier, by load. An entry is good while its device has not
-changed since; whatever changes a device enters it anew, so a full one can be dropped. A choice
-among a thousand devices then costs as much as the few entries that are looked at.
+Devices lie in a heap for each model (of a heavy one, for each tier of it), by load. An entry is good
+while its device has not changed since; whatever changes a device lets it be entered anew, so a full
+one can be left out. A device is entered when a heap is next asked, however often it has changed
+until then. A choice among a thousand devices then costs as much as the few that are looked at.
 """
 
 import heapq
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
 from enum import Enum
 from typing import TypeAlias
 
@@ -29,6 +31,15 @@ class Room(Enum):
     """Not this task, or not while others wait."""
 
 
+@dataclass(eq=False, slots=True)
+class _Heap:
+    """The devices that host a stage, by load; those that have changed are entered when asked."""
+
+    stage: StageName
+    entries: list[_Entry]
+    changed: set[Device] = field(default_factory=set[Device])
+
+
 class Placement:
     """Finds devices for tasks.
 
@@ -41,11 +52,11 @@ class Placement:
         self._devices = devices
         self._room = room
         # By who asks for them.
-        self._heaps: dict[tuple[Model, str], list[_Entry]] = {}
+        self._heaps: dict[tuple[Model, str], _Heap] = {}
 
     def find(self, task: Task) -> Device | None:
         """Returns the least loaded device that has room for a task, or None."""
-        heap = self._heap(task)
+        heap = self._entries(task)
         barred: list[_Entry] = []
         found: Device | None = None
         while heap:
@@ -63,26 +74,32 @@ class Placement:
         return found
 
     def changed(self, device: Device) -> None:
-        """Enters a device that has changed."""
-        for key, heap in self._heaps.items():
-            if key[0][0] in device.addresses:
-                heapq.heappush(heap, _entry(device))
-            if len(heap) > _MOST_STALE * len(self._devices) + _MOST_STALE:
-                # What is out of date and never comes to the top would stay for ever.
-                heap[:] = [entry for entry in heap if entry[3] == self._devices[entry[2]].stamp]
-                heapq.heapify(heap)
+        """Notes that a device has changed."""
+        for heap in self._heaps.values():
+            heap.changed.add(device)
 
     def hosts(self, stage: StageName) -> Iterator[Device]:
         """Yields the devices that have a replica of a stage."""
         return (device for device in self._devices if stage in device.addresses)
 
-    def _heap(self, task: Task) -> list[_Entry]:
-        key = task.model, task.work.tier
-        if key not in self._heaps:
-            heap = [_entry(device) for device in self.hosts(task.stage)]
-            heapq.heapify(heap)
-            self._heaps[key] = heap
-        return self._heaps[key]
+    def _entries(self, task: Task) -> list[_Entry]:
+        # Only a heavy model's lane has rooms by tier.
+        key = task.model, task.work.tier if task.heavy else ""
+        heap = self._heaps.get(key)
+        if heap is None:
+            hosts = set(self.hosts(task.stage))
+            heap = self._heaps[key] = _Heap(task.stage, [], hosts)
+        for device in heap.changed:
+            # A full one would only be dropped again: most are, and each change would cost twice.
+            if heap.stage in device.addresses and self._room(device, task) is not Room.FULL:
+                heapq.heappush(heap.entries, _entry(device))
+        heap.changed.clear()
+        if len(heap.entries) > _MOST_STALE * (len(self._devices) + 1):
+            # What is out of date and never comes to the top would stay for ever.
+            devices = self._devices
+            heap.entries[:] = [e for e in heap.entries if e[3] == devices[e[2]].stamp]
+            heapq.heapify(heap.entries)
+        return heap.entries
 
 
 def _entry(device: Device) -> _Entry:

@@ -16,7 +16,7 @@ Between ready tasks:
 """
 
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from ...services.runtime.errors import StageUnavailable
@@ -26,7 +26,9 @@ from .admission import AdmissionLimits, Backlog, Estimate, check_admission
 from .cluster import Device, DeviceSpec, Lane, Pairs
 from .costs import Costs
 from .fair_line import FairLine
+from .heavy_lanes import HeavyLanes
 from .placement import Placement, Room
+from .task_lines import TaskLines
 from .work import HEAVY_STAGE, STAGES, Grant, Model, Phase, Picture, StageName, Task, Ticket, Work
 
 # Light stages, the one nearest to the finished picture first.
@@ -91,18 +93,18 @@ class Scheduler:
         ]
         self._by_name = {device.name: device for device in self._devices}
         self._placement = Placement(self._devices, self._room)
-        # Tasks that are a picture's first, and all others, by the model that they need.
-        self._starting: dict[Model, FairLine[Task]] = {}
-        self._ready: dict[Model, FairLine[Task]] = {}
+        self._lines = TaskLines(self._policy.tier_weights)
         self._absent: set[tuple[StageName, str]] = set()
         self._heavy_device_count = sum(1 for _ in self._hosts(HEAVY_STAGE))
         # By tier: rows of pictures that have started and are not in a diffusion lane yet.
         self._ahead_rows: dict[str, int] = {}
         self._lane_rows = 0
         self._accuracy: dict[tuple[str, str], Accuracy] = {}
-        # When each heavy model last took a lane, and who has more lanes than others would leave it.
+        # When each heavy model last took a lane.
         self._taken_s: dict[Model, float] = {}
-        self._crowded: set[Device] = set()
+        self._heavy_lanes = HeavyLanes()
+        # Models that some task waits for which may run; None until they are asked for.
+        self._waiting: Sequence[Model] | None = None
 
     @property
     def devices(self) -> Sequence[Device]:
@@ -159,6 +161,7 @@ class Scheduler:
             self.backlog.add(work.tier, -picture.seconds_left)
             if picture.phase is Phase.PREPARING:
                 self._ahead_rows[work.tier] -= work.row_count
+        self._waiting = None
 
     def enqueue(self, task: Task) -> None:
         """Adds a task that is ready to run."""
@@ -168,15 +171,19 @@ class Scheduler:
             deadline_s = min(deadline_s, work.deadline_s)
         # While it waits everyone's slack shrinks alike, so the order stays.
         urgency = deadline_s - self.costs.steps_s(work, self._policy.row_limit_of(work))
-        self._line(task).push(task, tier=work.tier, tenant=work.tenant, urgency=urgency)
+        self._lines.push(task, urgency)
+        self._waiting = None
 
     def withdraw(self, task: Task) -> None:
         """Takes out a task that has not been granted."""
-        self._line(task).remove(task)
+        self._lines.remove(task)
+        self._waiting = None
 
     def dispatch(self, now_s: float) -> list[Grant]:
         """Returns the tasks that may run now; each is to be released when it has ended."""
         grants: list[Grant] = []
+        if not self._waiting_models():
+            return grants
         while (grant := self._next_grant(now_s)) is not None:
             grants.append(grant)
         self._make_way(now_s)
@@ -195,10 +202,10 @@ class Scheduler:
     def release(self, grant: Grant) -> None:
         """Takes a task that has ended out of its lane."""
         device = self._by_name[grant.device]
-        device.take_out(grant)
+        lane = device.take_out(grant)
         if grant.task.heavy:
             self._lane_rows -= grant.task.work.row_count
-        self._note_change(device)
+        self._note_change(device, lane)
 
     def set_usable(self, stage: StageName, address: str, *, usable: bool) -> None:
         """Notes whether a replica takes calls; nothing is granted to one that does not."""
@@ -225,30 +232,31 @@ class Scheduler:
 
     def _next_grant(self, now_s: float) -> Grant | None:
         for line in self._heavy_lines():
-            for tier, task in line.heads():
+            for _, task in line.heads():
                 if (device := self._placement.find(task)) is not None:
-                    return self._grant(line, tier, device, now_s)
+                    return self._grant(task, device, now_s)
         for line in self._light_lines():
-            for tier, task in line.heads():
+            for _, task in line.heads():
                 if task.picture.phase is Phase.WAITING and not self._may_start(task.work):
                     continue
                 if (device := self._placement.find(task)) is not None:
-                    return self._grant(line, tier, device, now_s)
+                    return self._grant(task, device, now_s)
                 # Lanes that it could have are not for those behind it: they would never empty.
                 return None
         return None
 
-    def _grant(self, line: FairLine[Task], tier: str, device: Device, now_s: float) -> Grant:
-        task = next(task for name, task in line.heads() if name == tier)
+    def _grant(self, task: Task, device: Device, now_s: float) -> Grant:
         full = self._policy.row_limit_of(task.work)
         cost = self.costs.call_seconds(task.stage, task.work, full)
-        line.pop(tier, cost or 1.0)
+        self._lines.pop(task, cost or 1.0)
         self._advance(task)
         grant = Grant(task, device.name, 0, device.addresses[task.stage], cost, cost)
         if task.heavy and device.lane_of(task.model) is None:
             self._taken_s[task.model] = now_s
-        grant.lane = device.put(grant, task.model, now_s).number
-        self._note_change(device)
+        lane = device.put(grant, task.model, now_s)
+        grant.lane = lane.number
+        self._note_change(device, lane)
+        self._waiting = None
         return grant
 
     def _advance(self, task: Task) -> None:
@@ -264,9 +272,9 @@ class Scheduler:
                 self._ahead_rows[work.tier] -= work.row_count
             self._lane_rows += work.row_count
 
-    def _note_change(self, device: Device) -> None:
-        crowded = len(device.heavy_lanes()) > device.heavy_limit
-        (self._crowded.add if crowded else self._crowded.discard)(device)
+    def _note_change(self, device: Device, lane: Lane) -> None:
+        if lane.model[0] == HEAVY_STAGE:
+            self._heavy_lanes.note(device, lane)
         self._placement.changed(device)
 
     def _room(self, device: Device, task: Task) -> Room:
@@ -290,10 +298,10 @@ class Scheduler:
         if not device.has_lane_for(task.model):
             return Room.FULL
         if task.heavy and not device.unlimited:
-            others = self._waiting_models() - {task.model}
+            others = [model for model in self._waiting_models() if model != task.model]
             light = {stage for stage, _ in others if stage != HEAVY_STAGE}
             most = device.heavy_limit if light else 1
-            if others and len(device.heavy_lanes()) >= most:
+            if others and device.heavy_count >= most:
                 return Room.BARRED
             if any(frozenset((task.stage, stage)) in self._policy.forbidden for stage in light):
                 return Room.BARRED
@@ -303,56 +311,49 @@ class Scheduler:
         """Lets lanes drain that keep others out, one for each model that waits."""
         for model in self._waiting_models():
             if model[0] == HEAVY_STAGE:
-                self._drain_one(self._turns_over(model, now_s))
-            elif self._crowded or self._policy.forbidden:
-                self._drain_one(self._in_the_way(model[0]))
+                self._end_a_turn(model, now_s)
+            elif frozenset((HEAVY_STAGE, model[0])) in self._policy.forbidden:
+                self._heavy_lanes.drain_one(lambda device, _, m=model: m[0] in device.addresses)
+            elif self._heavy_lanes.some_crowd:
+                self._heavy_lanes.drain_one_of_a_crowd(
+                    lambda device, _, m=model: m[0] in device.addresses
+                )
 
-    def _drain_one(self, lanes: Iterable[Lane]) -> None:
-        candidates = list(lanes)
-        if candidates and not any(lane.draining for lane in candidates):
-            min(candidates, key=lambda lane: lane.seconds_left).draining = True
-
-    def _in_the_way(self, stage: StageName) -> Iterable[Lane]:
-        """Yields the heavy lanes without which a light stage would have one."""
-        pair = frozenset((HEAVY_STAGE, stage))
-        devices = self._devices if pair in self._policy.forbidden else self._crowded
-        for device in devices:
-            if stage in device.addresses:
-                yield from device.heavy_lanes()
-
-    def _turns_over(self, model: Model, now_s: float) -> Iterable[Lane]:
-        """Yields the lanes that other heavy models have had for their turn."""
+    def _end_a_turn(self, model: Model, now_s: float) -> None:
+        """Lets a lane drain that another heavy model has had for its turn."""
         if len(self._taken_s) < 2 and model in self._taken_s:
             return
-        for device in self._hosts(model[0]):
-            if device.lane_of(model) is None and not device.has_lane_for(model):
-                for lane in device.heavy_lanes():
-                    if lane.draining or now_s - lane.taken_s >= self._policy.heavy_turn_s:
-                        yield lane
+
+        def is_over(device: Device, lane: Lane) -> bool:
+            if device.lane_of(model) is not None or device.has_lane_for(model):
+                return False
+            address = device.addresses[HEAVY_STAGE]
+            had_its_turn = now_s - lane.taken_s >= self._policy.heavy_turn_s
+            return (lane.draining or had_its_turn) and (HEAVY_STAGE, address) not in self._absent
+
+        self._heavy_lanes.drain_one(is_over)
 
     def _heavy_lines(self) -> list[FairLine[Task]]:
         """Returns the lines of heavy models, the one first that took a lane longest ago."""
-        waiting = [m for m, line in self._ready.items() if m[0] == HEAVY_STAGE and len(line)]
-        waiting.sort(key=lambda model: self._taken_s.get(model, -math.inf))
-        return [self._ready[model] for model in waiting]
+        lines = self._lines.ready[HEAVY_STAGE]
+        if len(lines) < 2:
+            return list(lines.values())
+        longest_ago = sorted(lines, key=lambda model: self._taken_s.get(model, -math.inf))
+        return [lines[model] for model in longest_ago]
 
-    def _light_lines(self) -> list[FairLine[Task]]:
-        order = _PREPARING if self._hungry() else _FINISHING
-        found: list[FairLine[Task]] = []
-        for stage in order:
-            found += [line for m, line in self._ready.items() if m[0] == stage and len(line)]
-            found += [line for m, line in self._starting.items() if m[0] == stage and len(line)]
-        return found
+    def _light_lines(self) -> Iterator[FairLine[Task]]:
+        for stage in _PREPARING if self._hungry() else _FINISHING:
+            yield from self._lines.ready[stage].values()
+            yield from self._lines.starting[stage].values()
 
     def _hungry(self) -> bool:
         """Whether devices could denoise more, and little waits to be finished."""
         if self._lane_rows >= self._heavy_device_count * self._policy.row_limit:
             return False
-        waiting = dict.fromkeys(STAGES, 0)
-        for model, line in self._ready.items():
-            waiting[model[0]] += len(line)
-        few = self._heavy_device_count * self._policy.light_calls
-        return waiting[HEAVY_STAGE] == 0 and waiting["postprocessing"] <= few
+        if self._lines.ready[HEAVY_STAGE]:
+            return False
+        unfinished = sum(len(line) for line in self._lines.ready["postprocessing"].values())
+        return unfinished <= self._heavy_device_count * self._policy.light_calls
 
     def _may_start(self, work: Work) -> bool:
         ahead = self._ahead_rows.get(work.tier, 0)
@@ -360,13 +361,16 @@ class Scheduler:
         full = self._heavy_device_count * batch
         return ahead == 0 or ahead + work.row_count <= full
 
-    def _waiting_models(self) -> set[Model]:
+    def _waiting_models(self) -> Sequence[Model]:
         """Returns the models that some task waits for which may run."""
-        found = {model for model, line in self._ready.items() if len(line)}
-        for model, line in self._starting.items():
-            if any(self._may_start(task.work) for _, task in line.heads()):
-                found.add(model)
-        return found
+        if self._waiting is None:
+            found = dict.fromkeys(self._lines.waiting())
+            for lines in self._lines.starting.values():
+                for model, line in lines.items():
+                    if any(self._may_start(task.work) for _, task in line.heads()):
+                        found[model] = None
+            self._waiting = tuple(found)
+        return self._waiting
 
     def _hosts(self, stage: StageName) -> Iterator[Device]:
         for device in self._devices:
@@ -376,7 +380,3 @@ class Scheduler:
 
     def _accuracy_of(self, work: Work) -> Accuracy:
         return self._accuracy.setdefault((work.model_id, work.tier), Accuracy())
-
-    def _line(self, task: Task) -> FairLine[Task]:
-        lines = self._starting if task.picture.phase is Phase.WAITING else self._ready
-        return lines.setdefault(task.model, FairLine(self._policy.tier_weights))

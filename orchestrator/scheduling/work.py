@@ -1,6 +1,6 @@
 """What the scheduler decides about: requests, their pictures, the tasks of these, and grants."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import Enum
 from typing import Literal, TypeAlias, get_args
 
@@ -88,26 +88,25 @@ class Task:
 
     Attributes:
         excluded: addresses that it may not go to, because it failed there.
+        network: which of the stage's networks, where it has several; None for the request's model.
+        work: the request that it belongs to.
+        model: the network that it runs through.
+        heavy: whether it holds a lane for many steps.
     """
 
     picture: Picture
     stage: StageName
     excluded: frozenset[str] = frozenset()
+    network: str | None = None
+    # Kept, because each decision asks for them many times.
+    work: Work = field(init=False)
+    model: Model = field(init=False)
+    heavy: bool = field(init=False)
 
-    @property
-    def work(self) -> Work:
-        """The request that it belongs to."""
-        return self.picture.ticket.work
-
-    @property
-    def model(self) -> Model:
-        """The network that it runs through."""
-        return self.stage, self.work.model_id
-
-    @property
-    def heavy(self) -> bool:
-        """Whether it holds a lane for many steps."""
-        return self.stage == HEAVY_STAGE
+    def __post_init__(self) -> None:
+        self.work = self.picture.ticket.work
+        self.model = self.stage, self.network or self.work.model_id
+        self.heavy = self.stage == HEAVY_STAGE
 
 
 @dataclass(eq=False, slots=True)

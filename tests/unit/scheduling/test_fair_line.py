@@ -2,7 +2,7 @@
 
 from collections import Counter
 
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sangsang.orchestrator.scheduling.fair_line import FairLine
@@ -122,3 +122,65 @@ def test_nobody_waits_longer_than_the_tenants_present(tenants, rounds):
         served, _ = line.pop(tier, 1.0)
         waits = {tenant: 0 if tenant == served else waits[tenant] + 1 for tenant in waits}
         assert max(waits.values()) < tenants
+
+
+class Naive:
+    """The same line, which looks at everyone each time."""
+
+    def __init__(self, weights):
+        self.weights, self.items, self.count = weights, [], 0
+        self.now, self.clocks = {}, {}
+
+    def push(self, item, *, tier, tenant, urgency):
+        for kind, name, present in (
+            ("tiers", tier, {one[0] for one in self.items}),
+            (tier, tenant, {one[1] for one in self.items if one[0] == tier}),
+        ):
+            if name not in present:
+                clock = self.clocks.get((kind, name), 0.0)
+                self.clocks[kind, name] = max(clock, self.now.get(kind, 0.0))
+        self.count += 1
+        self.items.append((tier, tenant, urgency, self.count, item))
+
+    def first(self, tier):
+        own = [one for one in self.items if one[0] == tier]
+        tenant = min({one[1] for one in own}, key=lambda name: (self.clocks[tier, name], name))
+        return min((one for one in own if one[1] == tenant), key=lambda one: one[2:4])
+
+    def heads(self):
+        tiers = {one[0] for one in self.items}
+        order = sorted(tiers, key=lambda name: (self.clocks["tiers", name], name))
+        return [(tier, self.first(tier)[4]) for tier in order]
+
+    def pop(self, tier, cost):
+        one = self.first(tier)
+        self.items.remove(one)
+        for kind, name, amount in (
+            ("tiers", tier, cost / self.weights.get(tier, 1.0)),
+            (tier, one[1], cost),
+        ):
+            self.now[kind] = max(self.now.get(kind, 0.0), self.clocks[kind, name])
+            self.clocks[kind, name] += amount
+        return one[4]
+
+
+@settings(deadline=None)
+@given(
+    st.lists(
+        st.tuples(
+            st.booleans(), st.sampled_from("ab"), st.sampled_from("wxyz"), st.sampled_from([1, 2])
+        ),
+        max_size=60,
+    )
+)
+def test_it_chooses_as_one_that_looks_at_everyone(events):
+    line, naive = FairLine({"a": 4.0}), Naive({"a": 4.0})
+    for number, (comes, tier, tenant, amount) in enumerate(events):
+        if comes or not naive.items:
+            for one in (line, naive):
+                one.push(number, tier=tier, tenant=tenant, urgency=amount)
+        else:
+            first = naive.heads()[0][0]
+            assert line.pop(first, float(amount)) == naive.pop(first, float(amount))
+        assert list(line.heads()) == naive.heads()
+        assert len(line) == len(naive.items)

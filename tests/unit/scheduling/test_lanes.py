@@ -3,6 +3,7 @@
 from scheduler_driver import Driver, make_devices
 
 from sangsang.orchestrator.scheduling.scheduler import Policy, Scheduler
+from sangsang.orchestrator.scheduling.work import Task
 
 
 def drive(count: int = 1, *, lanes: int = 2, **policy) -> Driver:
@@ -24,6 +25,17 @@ def test_the_other_lane_is_for_the_light_stages():
     driver.ready(picture, "text_encoding")
     [light] = driver.dispatch()
     assert {heavy.lane, light.lane} == {0, 1}
+
+
+def test_each_network_of_a_stage_holds_a_lane_of_its_own():
+    driver = drive()
+    pictures = [driver.admit().pictures[0] for _ in range(4)]
+    for picture, network in zip(pictures, ("1", "2", "1", "3"), strict=True):
+        driver.scheduler.enqueue(Task(picture, "text_encoding", network=network))
+    granted = {grant.task.network: grant.lane for grant in driver.dispatch()}
+    # Calls of one network share its lane; a third network has to wait.
+    assert granted.keys() == {"1", "2"}
+    assert granted["1"] != granted["2"]
 
 
 def test_a_light_model_waits_while_another_holds_the_lane():

@@ -1,0 +1,1 @@
+"""The mesh in virtual time, driven by the policy objects that serve."""
