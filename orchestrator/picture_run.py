@@ -1,9 +1,11 @@
 """One picture's calls: each waits for a lane, goes to the replica there, and moves if that dies.
 
 Stages are pure: the same request with the same seed gives the same bytes wherever it runs. So a
-call whose replica is lost or leaves is made again on another one, once.
+call whose replica is lost, leaves or does not answer is made again on another one, once, if there
+is one and the time suffices. A replica that has died under the call may have died of it.
 """
 
+import asyncio
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -12,11 +14,13 @@ from typing import TypeVar
 from opentelemetry import trace
 
 from ..services.runtime import telemetry
-from ..services.runtime.errors import StageLost, StageUnavailable
+from ..services.runtime.deadlines import current_deadline, time_left
+from ..services.runtime.errors import DeadlinePassed, StageLost, StageUnavailable
 from .dispatcher import Dispatcher
 from .plan import GenerationPlan
 from .scheduling.work import Grant, Picture, StageName
 from .stages import DenoiseStep, Embeddings, EncodedImage, Latents, PreparedLatents, Stages
+from .suspects import Suspects
 
 ATTEMPTS = 2
 
@@ -32,25 +36,25 @@ class PictureRun:
     Args:
         stages: all replicas.
         dispatcher: gives lanes.
+        suspects: told when a replica died under a call; keeps what died before apart.
         picture: what the lanes are for.
         plan: the request.
         seed: of the picture.
         tracer: makes the spans of the waits.
         on_step: called after each denoising step, with counts that never fall.
-        on_lost: called when a replica died under a call.
     """
 
     def __init__(
         self,
         stages: Stages,
         dispatcher: Dispatcher,
+        suspects: Suspects,
         picture: Picture,
         plan: GenerationPlan,
         seed: int,
         *,
         tracer: trace.Tracer,
         on_step: Callable[[DenoiseStep], None],
-        on_lost: Callable[[], None],
     ) -> None:
         self.plan = plan
         self.seed = seed
@@ -59,7 +63,7 @@ class PictureRun:
         self._picture = picture
         self._tracer = tracer
         self._on_step = on_step
-        self._on_lost = on_lost
+        self._suspects = suspects
         self._shown_step_count = 0
         self.started_s: float | None = None
 
@@ -103,16 +107,57 @@ class PictureRun:
 
     async def _call(self, stage: StageName, call: Callable[[Grant], Awaitable[T]]) -> T:
         failed: frozenset[str] = frozenset()
+        deadline = current_deadline()
         while True:
-            async with self._lane(stage, failed) as grant:
+            tried_until_s = deadline.at_s
+            async with (
+                self._suspects.apart(self.plan.fingerprint, stage),
+                self._lane(stage, failed) as grant,
+            ):
+                life = self._dispatcher.life_of(grant)
                 try:
-                    return await call(grant)
+                    return await self._answer(grant, failed, call)
                 except StageUnavailable as error:
                     if isinstance(error, StageLost):
-                        self._on_lost()
-                    failed |= {grant.address}
-                    if len(failed) == ATTEMPTS or not self._dispatcher.has_replica(stage, failed):
+                        self._suspects.blame(self.plan.fingerprint, life)
+                    if not self._may_move(grant, failed):
                         raise
+                    failed |= {grant.address}
+                except DeadlinePassed:
+                    # Whoever has joined meanwhile may have more time than this call was given.
+                    if deadline.at_s == tried_until_s:
+                        raise
+
+    async def _answer(
+        self, grant: Grant, failed: frozenset[str], call: Callable[[Grant], Awaitable[T]]
+    ) -> T:
+        """Returns the answer to a call; does not wait for a hung replica if another is there.
+
+        Raises:
+            StageUnavailable: the replica does not answer, and another one may.
+        """
+        loop = asyncio.get_running_loop()
+        try:
+            async with asyncio.timeout(None) as patience:
+
+                def give_up() -> None:
+                    if self._may_move(grant, failed):
+                        patience.reschedule(loop.time())
+
+                with self._dispatcher.told_of_silence(grant, give_up):
+                    return await call(grant)
+        except TimeoutError:
+            stage = grant.task.stage
+            text = f"{stage} at {grant.address} does not answer"
+            raise StageUnavailable(text, metadata={"stage": stage}) from None
+
+    def _may_move(self, grant: Grant, failed: frozenset[str]) -> bool:
+        """Whether a call that is not answered where it is may be made somewhere else."""
+        failed |= {grant.address}
+        if len(failed) == ATTEMPTS or not self._dispatcher.has_replica(grant.task.stage, failed):
+            return False
+        left_s = time_left()
+        return left_s is None or left_s > grant.seconds
 
     @asynccontextmanager
     async def _lane(self, stage: StageName, failed: frozenset[str]) -> AsyncIterator[Grant]:

@@ -21,6 +21,7 @@ class GenerationPlan:
         quality: of a lossy format, 1 to 100.
         preview_interval_step_count: steps between two previews; 0 for none.
         tenant: whom it is for.
+        fingerprint: of the spec as the caller gave it, the same for the same spec.
     """
 
     request_id: str
@@ -42,6 +43,7 @@ class GenerationPlan:
     embed_parameters: bool
     preview_interval_step_count: int
     tenant: str = ANONYMOUS
+    fingerprint: str = ""
 
     @property
     def guided(self) -> bool:

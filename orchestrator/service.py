@@ -19,12 +19,15 @@ from .dispatcher import Dispatcher
 from .gateway import ImageGenerationGateway
 from .generation import Generator
 from .profiles import read_profiles
+from .quarantine import Quarantine
 from .replica_health import ReplicaHealth
 from .scheduling.admission import AdmissionLimits
 from .scheduling.costs import Costs
 from .scheduling.scheduler import Policy, Scheduler
 from .settings import OrchestratorSettings
 from .stages import Stages
+from .suspects import Suspects
+from .tenants import Tenants
 
 POLL_INTERVAL_S = 0.05
 _SERVICE = imaging.DESCRIPTOR.services_by_name["ImageGenerationService"].full_name
@@ -52,11 +55,22 @@ class OrchestratorService:
         dispatcher = make_dispatcher(settings)
         self._health = ReplicaHealth(
             self._stages.channels,
-            lambda stage, address, usable: dispatcher.set_usable(stage, address, usable=usable),
+            on_change=lambda stage, address, usable: dispatcher.set_usable(
+                stage, address, usable=usable
+            ),
+            on_silence=dispatcher.note_silence,
         )
-        generator = Generator(self._stages, dispatcher, telemetry.tracer)
+        suspects = Suspects(
+            Quarantine(death_limit=settings.quarantine_deaths, duration_s=settings.quarantine_s)
+        )
+        generator = Generator(
+            self._stages, dispatcher, Tenants(settings.tenant_limits), suspects, telemetry.tracer
+        )
         gateway = ImageGenerationGateway(
-            self._catalogue, generator, max_picture_pixels=settings.max_picture_pixels
+            self._catalogue,
+            generator,
+            settings.keep_limits,
+            max_picture_pixels=settings.max_picture_pixels,
         )
         imaging_grpc.add_ImageGenerationServiceServicer_to_server(gateway, server)
 

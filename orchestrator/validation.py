@@ -1,5 +1,6 @@
 """Requests to plans: every bad field is named at once, with its limit; nothing is clamped."""
 
+import hashlib
 import math
 import re
 import secrets
@@ -86,8 +87,14 @@ def make_plan(
         embed_parameters=spec.embed_parameters if spec.HasField("embed_parameters") else True,
         preview_interval_step_count=preview_interval_step_count,
         tenant=ANONYMOUS if tenant is None else tenant,
+        fingerprint=fingerprint_of(spec),
         **settings,
     )
+
+
+def fingerprint_of(spec: imaging.ImageSpec) -> str:
+    """Returns what tells one spec from any other; what it leaves open stays open."""
+    return hashlib.sha256(spec.SerializeToString(deterministic=True)).hexdigest()
 
 
 def _check_model_fields(

@@ -33,7 +33,7 @@ ERRORS = {
     "invalid": InvalidRequest([FieldViolation("a", "is bad"), FieldViolation("b", "is worse")]),
     "missing": ModelNotFound("x", ["pocket"]),
     "full": Overloaded("full", retry_delay_s=0.25),
-    "unhinted": Overloaded("full"),
+    "away": StageUnavailable("away", retry_delay_s=0.2501),
     "tenant": TenantRateExceeded("acme", "2 requests a second", retry_delay_s=0.0401),
     "failed": StageFailed("broke"),
     "bug": KeyError("secret"),
@@ -189,9 +189,9 @@ async def test_a_refusal_says_when_to_come_back(channel):
 
 
 @pytest.mark.parametrize(
-    ("text", "pushback"), [("full", "250"), ("tenant", "41"), ("unhinted", "-1"), ("failed", None)]
+    ("text", "pushback"), [("full", "-1"), ("tenant", "-1"), ("away", "251"), ("failed", None)]
 )
-async def test_an_overload_holds_the_retries_of_grpc_back_too(channel, text, pushback):
+async def test_the_retries_of_grpc_are_held_back_too(channel, text, pushback):
     stub = text_grpc.TextEncodingServiceStub(channel)
     with pytest.raises(grpc.aio.AioRpcError) as failed:
         await stub.EncodeText(text_pb.EncodeTextRequest(text=text))
