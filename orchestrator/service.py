@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import grpc
@@ -73,6 +73,9 @@ class OrchestratorService:
             max_picture_pixels=settings.max_picture_pixels,
         )
         imaging_grpc.add_ImageGenerationServiceServicer_to_server(gateway, server)
+
+    def watch(self, on_fatal: Callable[[], None]) -> None:
+        """Does nothing: what fails here fails in a call, whose interceptor sees it."""
 
     async def load(self) -> None:
         """Waits until every stage serves, and follows from then on whether it does.

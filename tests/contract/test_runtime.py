@@ -91,6 +91,9 @@ class FakeService:
         text_grpc.add_TextEncodingServiceServicer_to_server(self.text, server)
         pb_grpc.add_DiffusionServiceServicer_to_server(self.diffusion, server)
 
+    def watch(self, on_fatal):
+        pass
+
     async def load(self):
         pass
 

@@ -37,6 +37,7 @@ async def progress_of(call):
     async for event in call:
         if event.HasField("progress"):
             return event.progress
+    raise AssertionError("it ended without a step")
 
 
 async def test_calls_of_one_id_are_one_request_streamed_or_not(slowed, request_id):
