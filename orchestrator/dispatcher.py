@@ -88,6 +88,10 @@ class Dispatcher:
         """Returns whether a stage has a replica that takes calls, besides some."""
         return self.scheduler.has_replica(stage, besides)
 
+    def knows_replica(self, stage: StageName, besides: frozenset[str]) -> bool:
+        """Returns whether a stage has a replica besides some, even if it takes no calls now."""
+        return self.scheduler.knows_replica(stage, besides)
+
     def note_steps(self, grant: Grant, completed_step_count: int) -> None:
         """Notes how many steps of a grant are done."""
         self.scheduler.note_steps(grant, completed_step_count)
@@ -126,7 +130,7 @@ class Dispatcher:
             listeners.discard(listener)
 
     async def _wait(self, task: Task) -> Grant:
-        if task.excluded and not self._has_replica(task):
+        if not self.scheduler.knows_replica(task.stage, task.excluded):
             raise _unavailable(task.stage)
         turn: asyncio.Future[Grant] = asyncio.get_running_loop().create_future()
         self._waiting[task] = turn

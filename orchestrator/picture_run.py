@@ -1,8 +1,9 @@
 """One picture's calls: each waits for a lane, goes to the replica there, and moves if that dies.
 
 Stages are pure: the same request with the same seed gives the same bytes wherever it runs. So a
-call whose replica is lost, leaves or does not answer is made again on another one, once, if there
-is one and the time suffices. A replica that has died under the call may have died of it.
+call whose replica is lost, leaves or does not answer is made again, once, if the time suffices: on
+another replica if there is one. Where there is none, a call that its replica has not worked on
+waits for that to come back; one that it died under does not, for it may have died of it.
 """
 
 import asyncio
@@ -23,6 +24,8 @@ from .stages import DenoiseStep, Embeddings, EncodedImage, Latents, PreparedLate
 from .suspects import Suspects
 
 ATTEMPTS = 2
+# Until the health of a replica that has just gone is known to all.
+_NOTICE_S = 0.25
 
 T = TypeVar("T")
 
@@ -107,7 +110,7 @@ class PictureRun:
 
     async def _call(self, stage: StageName, call: Callable[[Grant], Awaitable[T]]) -> T:
         failed: frozenset[str] = frozenset()
-        deadline = current_deadline()
+        deadline, attempt = current_deadline(), 1
         while True:
             tried_until_s = deadline.at_s
             async with (
@@ -116,48 +119,48 @@ class PictureRun:
             ):
                 life = self._dispatcher.life_of(grant)
                 try:
-                    return await self._answer(grant, failed, call)
+                    return await self._answer(grant, call, may_move=attempt < ATTEMPTS)
                 except StageUnavailable as error:
-                    if isinstance(error, StageLost):
+                    lost = isinstance(error, StageLost)
+                    if lost:
                         self._suspects.blame(self.plan.fingerprint, life)
-                    if not self._may_move(grant, failed):
+                    others = self._dispatcher.knows_replica(stage, frozenset({grant.address}))
+                    again = others or not lost
+                    if attempt == ATTEMPTS or not again or not _suffices(grant):
                         raise
-                    failed |= {grant.address}
+                    attempt += 1
+                    failed = frozenset({grant.address}) if others else failed
                 except DeadlinePassed:
                     # Whoever has joined meanwhile may have more time than this call was given.
                     if deadline.at_s == tried_until_s:
                         raise
+                    continue
+            if not failed:
+                await asyncio.sleep(_NOTICE_S)
 
     async def _answer(
-        self, grant: Grant, failed: frozenset[str], call: Callable[[Grant], Awaitable[T]]
+        self, grant: Grant, call: Callable[[Grant], Awaitable[T]], *, may_move: bool
     ) -> T:
         """Returns the answer to a call; does not wait for a hung replica if another is there.
 
         Raises:
             StageUnavailable: the replica does not answer, and another one may.
         """
-        loop = asyncio.get_running_loop()
+        loop, stage = asyncio.get_running_loop(), grant.task.stage
+        own = frozenset({grant.address})
         try:
             async with asyncio.timeout(None) as patience:
 
                 def give_up() -> None:
-                    if self._may_move(grant, failed):
+                    others = self._dispatcher.has_replica(stage, own)
+                    if may_move and others and _suffices(grant):
                         patience.reschedule(loop.time())
 
                 with self._dispatcher.told_of_silence(grant, give_up):
                     return await call(grant)
         except TimeoutError:
-            stage = grant.task.stage
             text = f"{stage} at {grant.address} does not answer"
             raise StageUnavailable(text, metadata={"stage": stage}) from None
-
-    def _may_move(self, grant: Grant, failed: frozenset[str]) -> bool:
-        """Whether a call that is not answered where it is may be made somewhere else."""
-        failed |= {grant.address}
-        if len(failed) == ATTEMPTS or not self._dispatcher.has_replica(grant.task.stage, failed):
-            return False
-        left_s = time_left()
-        return left_s is None or left_s > grant.seconds
 
     @asynccontextmanager
     async def _lane(self, stage: StageName, failed: frozenset[str]) -> AsyncIterator[Grant]:
@@ -185,3 +188,9 @@ class PictureRun:
         if step.completed_step_count > self._shown_step_count:
             self._shown_step_count = step.completed_step_count
             self._on_step(step)
+
+
+def _suffices(grant: Grant) -> bool:
+    """Whether there is time to make a call once more."""
+    left_s = time_left()
+    return left_s is None or left_s > grant.seconds

@@ -208,6 +208,11 @@ class Scheduler:
         """Returns whether a stage has a replica that takes calls, besides some."""
         return any(device.addresses[stage] not in besides for device in self._hosts(stage))
 
+    def knows_replica(self, stage: StageName, besides: frozenset[str]) -> bool:
+        """Returns whether a stage has a replica besides some, even if it takes no calls now."""
+        named = {device.addresses.get(stage) for device in self._devices} - {None}
+        return bool(named - besides)
+
     def _next_grant(self, now_s: float) -> Grant | None:
         for line in self._heavy_lines():
             for tier, task in line.heads():
