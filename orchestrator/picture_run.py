@@ -1,9 +1,9 @@
 """One picture's calls: each waits for a lane, goes to the replica there, and moves if that dies.
 
 Stages are pure: the same request with the same seed gives the same bytes wherever it runs. So a
-call whose replica is lost, leaves or does not answer is made again, once, if the time suffices: on
-another replica if there is one. Where there is none, a call that its replica has not worked on
-waits for that to come back; one that it died under does not, for it may have died of it.
+call whose replica dies under it is made again if the time suffices and there is another one, but
+only once: the replica may have died of it. A call that a replica leaves, refuses or does not answer
+is made again a few times, on another one, or on the same when that is the only one and comes back.
 """
 
 import asyncio
@@ -23,7 +23,9 @@ from .scheduling.work import Grant, Picture, StageName
 from .stages import DenoiseStep, Embeddings, EncodedImage, Latents, PreparedLatents, Stages
 from .suspects import Suspects
 
-ATTEMPTS = 2
+# Replicas that may die under a call, and how often it is made in all.
+DEATHS = 2
+CALLS = 4
 # Until the health of a replica that has just gone is known to all.
 _NOTICE_S = 0.25
 
@@ -110,26 +112,25 @@ class PictureRun:
 
     async def _call(self, stage: StageName, call: Callable[[Grant], Awaitable[T]]) -> T:
         failed: frozenset[str] = frozenset()
-        deadline, attempt = current_deadline(), 1
+        deadline, deaths, calls = current_deadline(), 0, 0
         while True:
             tried_until_s = deadline.at_s
             async with (
                 self._suspects.apart(self.plan.fingerprint, stage),
                 self._lane(stage, failed) as grant,
             ):
-                life = self._dispatcher.life_of(grant)
+                life, own = self._dispatcher.life_of(grant), frozenset({grant.address})
+                calls += 1
                 try:
-                    return await self._answer(grant, call, may_move=attempt < ATTEMPTS)
+                    return await self._answer(grant, call, may_move=calls < CALLS)
                 except StageUnavailable as error:
-                    lost = isinstance(error, StageLost)
-                    if lost:
+                    others = self._dispatcher.knows_replica(stage, own)
+                    if isinstance(error, StageLost):
                         self._suspects.blame(self.plan.fingerprint, life)
-                    others = self._dispatcher.knows_replica(stage, frozenset({grant.address}))
-                    again = others or not lost
-                    if attempt == ATTEMPTS or not again or not _suffices(grant):
+                        deaths += 1 if others else DEATHS
+                    if deaths >= DEATHS or calls == CALLS or not _suffices(grant):
                         raise
-                    attempt += 1
-                    failed = frozenset({grant.address}) if others else failed
+                    failed = own if others else frozenset()
                 except DeadlinePassed:
                     # Whoever has joined meanwhile may have more time than this call was given.
                     if deadline.at_s == tried_until_s:

@@ -44,6 +44,7 @@ class OrchestratorService:
         self._settings = settings
         self._stages: Stages | None = None
         self._health: ReplicaHealth | None = None
+        self._gateway: ImageGenerationGateway | None = None
         self._catalogue = open_catalogue(settings.models, settings.cache_dir)
 
     def add_to_server(self, server: grpc.aio.Server, telemetry: Telemetry) -> None:
@@ -66,13 +67,13 @@ class OrchestratorService:
         generator = Generator(
             self._stages, dispatcher, Tenants(settings.tenant_limits), suspects, telemetry.tracer
         )
-        gateway = ImageGenerationGateway(
+        self._gateway = ImageGenerationGateway(
             self._catalogue,
             generator,
             settings.keep_limits,
             max_picture_pixels=settings.max_picture_pixels,
         )
-        imaging_grpc.add_ImageGenerationServiceServicer_to_server(gateway, server)
+        imaging_grpc.add_ImageGenerationServiceServicer_to_server(self._gateway, server)
 
     def watch(self, on_fatal: Callable[[], None]) -> None:
         """Does nothing: what fails here fails in a call, whose interceptor sees it."""

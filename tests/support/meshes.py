@@ -57,6 +57,7 @@ class Mesh:
     spans: Spans
     hosts: dict[str, ServiceHost] = field(default_factory=dict)
     stages: dict[str, object] = field(default_factory=dict)
+    orchestrator: OrchestratorService | None = None
 
     def counts(self, model_id: str = "tiny") -> LoopCounts:
         """What the step loop of a model has done."""
@@ -127,7 +128,7 @@ async def mesh_in_process(
         channel = open_channel(address, max_message_bytes=MAX_MESSAGE_BYTES)
         await stack.enter_async_context(channel)
         stub = imaging_grpc.ImageGenerationServiceStub(channel)
-        yield Mesh(stub, spans, {**hosts, "orchestrator": host}, stages)
+        yield Mesh(stub, spans, {**hosts, "orchestrator": host}, stages, service)
 
 
 def reason_of(error: grpc.aio.AioRpcError) -> str:

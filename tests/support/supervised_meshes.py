@@ -23,7 +23,9 @@ from sangsang.services.runtime.engines.timed_device import device_path
 
 POCKET = Path(__file__).parents[2] / "deploy" / "models" / "pocket"
 MODULES = ("text_encoder", "vae_encoder", "vae_decoder")
-STEP_SECONDS = {"1": 0.02, "8": 0.03}
+STEP_SECONDS = {"1": 0.05, "8": 0.06}
+# Between two calls of a caller: the mesh is to be busy, not the cores that its processes start on.
+PAUSE_S = 0.1
 # A test restarts more often than is sound, and does not want to wait for it.
 RESTARTS = RestartPolicy(first_delay_s=0.05, longest_delay_s=0.1, limit=1000)
 # Seeds of the load: few, so that the same picture is made before, during and after a fault.
@@ -144,6 +146,7 @@ class Load:
         number = caller
         while not self.stopping:
             await self.call(SEEDS[number % len(SEEDS)])
+            await asyncio.sleep(PAUSE_S)
             number += 1
 
     async def call(self, seed: int) -> Failure | None:
