@@ -153,8 +153,14 @@ class Dispatcher:
         return self.scheduler.has_replica(task.stage, task.excluded)
 
     def _dispatch(self) -> None:
-        for grant in self.scheduler.dispatch(self._clock()):
-            self._waiting.pop(grant.task).set_result(grant)
+        while grants := self.scheduler.dispatch(self._clock()):
+            for grant in grants:
+                turn = self._waiting.pop(grant.task)
+                if turn.cancelled():
+                    # Its caller has left in this very moment: others may have it.
+                    self.scheduler.release(grant)
+                else:
+                    turn.set_result(grant)
 
     def _fail_stranded_later(self) -> None:
         asyncio.get_running_loop().call_later(self._absence_s, self._fail_stranded)

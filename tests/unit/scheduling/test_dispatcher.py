@@ -82,6 +82,19 @@ async def test_a_caller_who_leaves_in_the_moment_of_its_turn_passes_it_on():
     assert not any(device.row_count for device in dispatcher.scheduler.devices)
 
 
+async def test_a_lane_that_comes_free_as_a_caller_leaves_is_not_lost():
+    dispatcher = make_dispatcher()
+    first, second, third = (Caller(dispatcher, picture) for picture in pictures(dispatcher, 3))
+    await settle()
+    # Both tasks run in the next round of the loop, the one that frees the lane first.
+    first.release.set()
+    second.task.cancel()
+    await settle()
+    assert third.granted.is_set()
+    await third.end()
+    assert [list(device.lanes) for device in dispatcher.scheduler.devices] == [[]]
+
+
 async def test_a_call_that_fails_frees_its_lane():
     dispatcher = make_dispatcher()
     first, second = pictures(dispatcher, 2)
