@@ -1,11 +1,11 @@
 """SIGKILL of each stage service under load. Run: pytest tests/faults/test_killed.py"""
 
 import signal
-import time
 
 import grpc
 import pytest
 
+CALLERS = 12
 STAGES = ("text_encoding", "preprocessing", "diffusion", "postprocessing")
 
 
@@ -24,14 +24,13 @@ async def test_with_another_replica_no_call_fails(pair, stage):
 
 @pytest.mark.parametrize("stage", STAGES)
 async def test_without_one_only_those_in_flight_fail_and_it_works_again(single, stage):
-    async with single.load() as load:
+    async with single.load(CALLERS) as load:
         await load.more(12)
         before = single.pid(stage)
-        killed_s = time.monotonic()
         single.kill(stage, signal.SIGKILL)
         await single.serves(stage, besides=before)
         await load.more(12)
     assert {failure.code for failure in load.failures} <= {grpc.StatusCode.UNAVAILABLE}
-    assert all(failure.started_s < killed_s for failure in load.failures)
-    assert len(load.failures) <= 12
+    # One for each caller at most: a call that came later would have failed again and again.
+    assert len(load.failures) <= CALLERS
     load.check_pictures()
