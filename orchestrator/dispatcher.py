@@ -1,13 +1,14 @@
 """Drives the scheduler with the real clock: calls wait here until they have a lane.
 
 All of it happens on the event loop. A call that waits is a future; whatever frees a lane asks the
-scheduler who is next.
+scheduler who is next. A stage that is away for a moment, as in a restart, is waited for.
 """
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from collections import defaultdict
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
 
 from ..services.runtime.errors import StageUnavailable
 from .scheduling.scheduler import Scheduler
@@ -37,6 +38,11 @@ class Dispatcher:
         self._absence_s = absence_s
         self._clock = clock
         self._waiting: dict[Task, asyncio.Future[Grant]] = {}
+        # Since when a stage has had no replica that takes calls.
+        self._absent_since_s: dict[StageName, float] = {}
+        self._lives: defaultdict[tuple[StageName, str], int] = defaultdict(int)
+        self._listeners: defaultdict[tuple[StageName, str], set[Callable[[], None]]]
+        self._listeners = defaultdict(set)
 
     def admit(self, work: Work) -> Ticket:
         """Returns the ticket of a request that may come in; give it back with `leave`.
@@ -44,9 +50,13 @@ class Dispatcher:
         Raises:
             Overloaded: too much waits.
             DeadlineTooShort: it cannot be done in its time.
-            StageUnavailable: a stage has no replica that takes calls.
+            StageUnavailable: a stage has had no replica that takes calls for too long.
         """
-        return self.scheduler.admit(work, self._clock())
+        now_s = self._clock()
+        for stage, since_s in self._absent_since_s.items():
+            if now_s - since_s >= self._absence_s:
+                raise _unavailable(stage)
+        return self.scheduler.admit(work, now_s)
 
     def leave(self, ticket: Ticket, *, finished: bool) -> None:
         """Takes out a request that has ended, however it did."""
@@ -78,6 +88,10 @@ class Dispatcher:
         """Returns whether a stage has a replica that takes calls, besides some."""
         return self.scheduler.has_replica(stage, besides)
 
+    def knows_replica(self, stage: StageName, besides: frozenset[str]) -> bool:
+        """Returns whether a stage has a replica besides some, even if it takes no calls now."""
+        return self.scheduler.knows_replica(stage, besides)
+
     def note_steps(self, grant: Grant, completed_step_count: int) -> None:
         """Notes how many steps of a grant are done."""
         self.scheduler.note_steps(grant, completed_step_count)
@@ -85,12 +99,38 @@ class Dispatcher:
     def set_usable(self, stage: StageName, address: str, *, usable: bool) -> None:
         """Notes whether a replica takes calls."""
         self.scheduler.set_usable(stage, address, usable=usable)
+        if usable:
+            self._lives[stage, address] += 1
+        if self.scheduler.has_replica(stage):
+            self._absent_since_s.pop(stage, None)
+        else:
+            self._absent_since_s.setdefault(stage, self._clock())
         self._dispatch()
         if not usable and self._waiting:
             self._fail_stranded_later()
 
+    def life_of(self, grant: Grant) -> tuple[StageName, str, int]:
+        """Returns what names the replica of a grant until it has been away the next time."""
+        replica = (grant.task.stage, grant.address)
+        return (*replica, self._lives[replica])
+
+    def note_silence(self, stage: StageName, address: str) -> None:
+        """Tells the calls of a replica that it does not answer, though it is not gone."""
+        for listener in list(self._listeners[stage, address]):
+            listener()
+
+    @contextmanager
+    def told_of_silence(self, grant: Grant, listener: Callable[[], None]) -> Iterator[None]:
+        """Has a function called whenever the replica of a grant is found not to answer."""
+        listeners = self._listeners[grant.task.stage, grant.address]
+        listeners.add(listener)
+        try:
+            yield
+        finally:
+            listeners.discard(listener)
+
     async def _wait(self, task: Task) -> Grant:
-        if task.excluded and not self._has_replica(task):
+        if not self.scheduler.knows_replica(task.stage, task.excluded):
             raise _unavailable(task.stage)
         turn: asyncio.Future[Grant] = asyncio.get_running_loop().create_future()
         self._waiting[task] = turn
@@ -113,8 +153,14 @@ class Dispatcher:
         return self.scheduler.has_replica(task.stage, task.excluded)
 
     def _dispatch(self) -> None:
-        for grant in self.scheduler.dispatch(self._clock()):
-            self._waiting.pop(grant.task).set_result(grant)
+        while grants := self.scheduler.dispatch(self._clock()):
+            for grant in grants:
+                turn = self._waiting.pop(grant.task)
+                if turn.cancelled():
+                    # Its caller has left in this very moment: others may have it.
+                    self.scheduler.release(grant)
+                else:
+                    turn.set_result(grant)
 
     def _fail_stranded_later(self) -> None:
         asyncio.get_running_loop().call_later(self._absence_s, self._fail_stranded)

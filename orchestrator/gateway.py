@@ -1,6 +1,5 @@
 """The public API: convert, generate, convert."""
 
-import asyncio
 from collections.abc import AsyncIterator, Mapping
 from contextlib import aclosing
 from typing import Any
@@ -15,10 +14,11 @@ from sangsang.imaging.v1 import image_generation_service_pb2_grpc as imaging_grp
 from ..services.runtime import telemetry
 from .catalogue import Catalogue
 from .converters import to_image, to_model, to_progress, to_stats
-from .generation import GenerationResult, Generator
+from .generation import Generator
+from .kept_results import KeepLimits
 from .pipeline import Picture
 from .plan import GenerationPlan
-from .progress import ProgressFeed
+from .shared_requests import SharedRequests
 from .validation import TENANT_KEY, make_plan
 
 # Of a request whose caller sees no progress: the scheduler alone wants to know how far it is.
@@ -29,11 +29,17 @@ class ImageGenerationGateway(imaging_grpc.ImageGenerationServiceServicer):
     """Answers product back ends."""
 
     def __init__(
-        self, catalogue: Catalogue, generator: Generator, *, max_picture_pixels: int
+        self,
+        catalogue: Catalogue,
+        generator: Generator,
+        keep_limits: KeepLimits,
+        *,
+        max_picture_pixels: int,
     ) -> None:
         self._catalogue = catalogue
         self._max_picture_pixels = max_picture_pixels
         self._generator = generator
+        self._requests = SharedRequests(generator.start, keep_limits)
 
     async def ListModels(self, request: imaging.ListModelsRequest, context: Any) -> Any:  # noqa: N802 the RPC's name
         return imaging.ListModelsResponse(models=map(to_model, self._catalogue.models))
@@ -48,7 +54,9 @@ class ImageGenerationGateway(imaging_grpc.ImageGenerationServiceServicer):
             max_picture_pixels=self._max_picture_pixels,
         )
         _note_request(plan)
-        result = await self._generator.generate(plan, ProgressFeed())
+        async with self._requests.join(plan, keep=bool(request.request_id)) as (shared, joined):
+            _note_joined(joined=joined)
+            result = await shared.result()
         return imaging.GenerateImagesResponse(
             images=map(to_image, result.pictures),
             stats=to_stats(result),
@@ -67,18 +75,15 @@ class ImageGenerationGateway(imaging_grpc.ImageGenerationServiceServicer):
             max_picture_pixels=self._max_picture_pixels,
         )
         _note_request(plan)
-        accepted = _accepted(plan, self._generator.check(plan))
-        yield imaging.StreamGenerateImagesResponse(accepted=accepted)
-        feed = ProgressFeed()
-        task = asyncio.create_task(self._generator.generate(plan, feed))
-        try:
-            async with aclosing(feed.events()) as events:
+        ahead = self._generator.waiting_count
+        async with self._requests.join(plan, keep=bool(request.request_id)) as (shared, joined):
+            _note_joined(joined=joined)
+            accepted = _accepted(plan, 0 if joined else ahead)
+            yield imaging.StreamGenerateImagesResponse(accepted=accepted)
+            async with aclosing(shared.feed.events()) as events:
                 async for event in events:
-                    yield _event(event, plan)
-            result: GenerationResult = await task
-            yield imaging.StreamGenerateImagesResponse(summary=to_stats(result))
-        finally:
-            await _end(task)
+                    yield _event(event, shared.plan)
+            yield imaging.StreamGenerateImagesResponse(summary=to_stats(await shared.result()))
 
 
 def _tenant(context: Any) -> str | None:
@@ -92,21 +97,18 @@ def _event(event: Any, plan: GenerationPlan) -> imaging.StreamGenerateImagesResp
     return imaging.StreamGenerateImagesResponse(progress=to_progress(event, plan))
 
 
-async def _end(task: "asyncio.Task[GenerationResult]") -> None:
-    """Cancels what still runs and waits until it has stopped."""
-    task.cancel()
-    await asyncio.wait([task])
-    if not task.cancelled():
-        # Asked for, or asyncio would call a failure that the caller never awaited a leak.
-        task.exception()
-
-
 def _accepted(plan: GenerationPlan, queue_position: int) -> imaging.GenerationAccepted:
     accept_time = Timestamp()
     accept_time.GetCurrentTime()
     return imaging.GenerationAccepted(
         request_id=plan.request_id, accept_time=accept_time, queue_position=queue_position
     )
+
+
+def _note_joined(*, joined: bool) -> None:
+    """Says in the log and the span whether the call joined a request that was there before."""
+    trace.get_current_span().set_attribute(telemetry.JOINED, joined)
+    structlog.contextvars.bind_contextvars(joined=joined)
 
 
 def _note_request(plan: GenerationPlan) -> None:

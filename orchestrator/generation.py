@@ -2,7 +2,6 @@
 
 import asyncio
 import time
-from collections.abc import Callable
 from dataclasses import dataclass
 
 from opentelemetry import trace
@@ -16,6 +15,8 @@ from .plan import GenerationPlan
 from .progress import ProgressFeed
 from .scheduling.work import HEAVY_STAGE, Ticket, Work
 from .stages import Stages
+from .suspects import Suspects
+from .tenants import Tenants
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,52 +38,72 @@ class Generator:
     Args:
         stages: all replicas.
         dispatcher: gives lanes to calls.
+        tenants: their limits.
+        suspects: specs that stages died under.
         tracer: makes the spans.
-        on_lost: told of a request that a stage replica died under.
     """
 
     def __init__(
         self,
         stages: Stages,
         dispatcher: Dispatcher,
+        tenants: Tenants,
+        suspects: Suspects,
         tracer: trace.Tracer,
-        *,
-        on_lost: Callable[[GenerationPlan], None] = lambda _: None,
     ) -> None:
         self._stages = stages
         self._tracer = tracer
         self.dispatcher = dispatcher
-        self._on_lost = on_lost
+        self._tenants = tenants
+        self._suspects = suspects
 
-    def check(self, plan: GenerationPlan) -> int:
-        """Returns how many requests wait ahead of one that would come now.
+    @property
+    def waiting_count(self) -> int:
+        """Requests that wait to be started."""
+        return self.dispatcher.scheduler.backlog.waiting
+
+    def start(self, plan: GenerationPlan, feed: ProgressFeed) -> "asyncio.Task[GenerationResult]":
+        """Lets a request in and returns the task that runs it; cancelling that ends all its work.
+
+        The task ends with the finished pictures, or with the `MeshError` that one of them failed
+        with; its siblings are cancelled then. `feed` is told of each step and picture, and ended.
 
         Raises:
-            MeshError: it would be refused.
-        """
-        ahead = self.dispatcher.scheduler.backlog.waiting
-        self.dispatcher.leave(self.dispatcher.admit(_work(plan)), finished=False)
-        return ahead
-
-    async def generate(self, plan: GenerationPlan, feed: ProgressFeed) -> GenerationResult:
-        """Returns the finished pictures; `feed` is told of each step and picture, and ended.
-
-        Raises:
+            RequestQuarantined: stages have died under it.
+            TenantRateExceeded: its tenant sends too often.
+            TenantInFlightExceeded: its tenant has too many requests at once.
             Overloaded: too much waits.
             DeadlineTooShort: it cannot be done in its time.
-            MeshError: a picture failed; its siblings are cancelled.
+            StageUnavailable: a stage has been away for too long.
         """
-        accepted_s = time.perf_counter()
+        self._suspects.check(plan.fingerprint)
+        entered_s = time.monotonic()
+        self._tenants.enter(plan.tenant, entered_s)
         try:
-            ticket, finished = self.dispatcher.admit(_work(plan)), False
-            try:
-                runs = self._runs(plan, ticket, feed)
-                pictures = await self._all_pictures(runs, feed)
-                finished = True
-            finally:
-                self.dispatcher.leave(ticket, finished=finished)
-        finally:
+            ticket = self.dispatcher.admit(_work(plan))
+        except BaseException:
+            self._tenants.leave(plan.tenant, entered_s, entered_s, ran=False)
+            raise
+        task = asyncio.create_task(self._generate(plan, ticket, feed))
+
+        def leave(task: "asyncio.Task[GenerationResult]") -> None:
+            # Here, because a task that is cancelled before its first step runs nothing of its own.
+            finished = not task.cancelled() and task.exception() is None
+            self.dispatcher.leave(ticket, finished=finished)
+            self._tenants.leave(plan.tenant, entered_s, time.monotonic(), ran=finished)
+            if finished:
+                self._suspects.forgive(plan.fingerprint)
             feed.end()
+
+        task.add_done_callback(leave)
+        return task
+
+    async def _generate(
+        self, plan: GenerationPlan, ticket: Ticket, feed: ProgressFeed
+    ) -> GenerationResult:
+        accepted_s = time.perf_counter()
+        runs = self._runs(plan, ticket, feed)
+        pictures = await self._all_pictures(runs, feed)
         started_s = min(run.started_s for run in runs if run.started_s is not None)
         return GenerationResult(
             plan=plan,
@@ -96,12 +117,12 @@ class Generator:
             PictureRun(
                 self._stages,
                 self.dispatcher,
+                self._suspects,
                 ticket.pictures[index],
                 plan,
                 seed,
                 tracer=self._tracer,
                 on_step=lambda step, index=index: feed.add_step(index, step),
-                on_lost=lambda: self._on_lost(plan),
             )
             for index, seed in enumerate(plan.seeds)
         ]

@@ -2,7 +2,7 @@
 
 Used by `sangsang up`, by `sangsang generate --local`, and by whoever needs a real mesh for a while.
 Every child is a process of its own, started with `python -m`, told its settings by environment
-variables, and ended by its process ID.
+variables, and ended by its process ID. One that ends by itself is started again by `supervise`.
 """
 
 import asyncio
@@ -20,6 +20,7 @@ from ..services.runtime.calls import open_channel
 from ..services.runtime.errors import StageUnavailable
 from ..services.runtime.settings import MEBIBYTE
 from .service import wait_until_serving
+from .supervision import RestartPolicy, RestartRecord
 
 LOOPBACK = "127.0.0.1"
 STAGES = ("text_encoding", "preprocessing", "diffusion", "postprocessing")
@@ -52,6 +53,21 @@ class MeshProcess:
         return sum(kib) / 1024
 
 
+@dataclass(frozen=True, slots=True)
+class ChildEnd:
+    """A child has ended by itself.
+
+    Attributes:
+        name: of the child.
+        code: its exit status; negative for the number of a signal.
+        delay_s: when it will be started again; None if it has ended too often.
+    """
+
+    name: str
+    code: int
+    delay_s: float | None
+
+
 class LocalMesh:
     """A running mesh; use it as a context manager.
 
@@ -65,6 +81,7 @@ class LocalMesh:
         environment: further variables for the children.
         device_environment: variables for the stage replicas of one device, by its number from 0.
         on_ready: called for each process once it serves.
+        restarts: how often and how soon `supervise` starts a child again.
     """
 
     def __init__(
@@ -78,6 +95,7 @@ class LocalMesh:
         environment: Mapping[str, str] | None = None,
         device_environment: Callable[[int], Mapping[str, str]] = lambda _: {},
         on_ready: Callable[[MeshProcess], None] = lambda _: None,
+        restarts: RestartPolicy | None = None,
     ) -> None:
         names = ("orchestrator", *_replica_names(replicas or {}))
         free = _free_ports(len(names))
@@ -87,6 +105,8 @@ class LocalMesh:
         self._on_ready = on_ready
         self._device_environment = device_environment
         self._children: dict[str, subprocess.Popen[bytes]] = {}
+        self._restarts = restarts or RestartPolicy()
+        self._records: dict[str, RestartRecord] = {}
         self.processes: list[MeshProcess] = []
         self._environment = {
             **os.environ,  # children keep PATH and the like; settings are the SANGSANG_ ones
@@ -116,9 +136,32 @@ class LocalMesh:
     def __exit__(self, *_: object) -> None:
         self.stop()
 
-    def dead(self) -> list[str]:
-        """Returns the names of the children that have ended by themselves."""
-        return [name for name, child in self._children.items() if child.poll() is not None]
+    @property
+    def children(self) -> Mapping[str, "subprocess.Popen[bytes]"]:
+        """The processes by name, as they are now."""
+        return self._children
+
+    def supervise(self) -> list[ChildEnd]:
+        """Starts children again that have ended by themselves, each when it is its time.
+
+        Call it every now and then.
+
+        Returns:
+            Those that were found to have ended, each once.
+        """
+        found: list[ChildEnd] = []
+        now_s = time.monotonic()
+        for name, child in self._children.items():
+            code = child.poll()
+            if code is None:
+                continue
+            record = self._records[name]
+            if not record.ended:
+                found.append(ChildEnd(name, code, record.note_end(now_s)))
+            elif record.is_due(now_s):
+                self._children[name] = self._spawn(name)
+                record.note_start(now_s)
+        return found
 
     def stop(self) -> None:
         """Drains the mesh: the orchestrator first, so that its requests can finish."""
@@ -135,6 +178,7 @@ class LocalMesh:
         started_at = time.perf_counter()
         for name in self._ports:
             self._children[name] = self._spawn(name)
+            self._records[name] = RestartRecord(self._restarts, time.monotonic())
         asyncio.run(self._wait_for_all(started_at))
 
     def _spawn(self, name: str) -> "subprocess.Popen[bytes]":

@@ -1,9 +1,12 @@
 """One picture's calls: each waits for a lane, goes to the replica there, and moves if that dies.
 
 Stages are pure: the same request with the same seed gives the same bytes wherever it runs. So a
-call whose replica is lost or leaves is made again on another one, once.
+call whose replica dies under it is made again if the time suffices and there is another one, but
+only once: the replica may have died of it. A call that a replica leaves, refuses or does not answer
+is made again a few times, on another one, or on the same when that is the only one and comes back.
 """
 
+import asyncio
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -12,13 +15,19 @@ from typing import TypeVar
 from opentelemetry import trace
 
 from ..services.runtime import telemetry
-from ..services.runtime.errors import StageLost, StageUnavailable
+from ..services.runtime.deadlines import current_deadline, time_left
+from ..services.runtime.errors import DeadlinePassed, StageLost, StageUnavailable
 from .dispatcher import Dispatcher
 from .plan import GenerationPlan
 from .scheduling.work import Grant, Picture, StageName
 from .stages import DenoiseStep, Embeddings, EncodedImage, Latents, PreparedLatents, Stages
+from .suspects import Suspects
 
-ATTEMPTS = 2
+# Replicas that may die under a call, and how often it is made in all.
+DEATHS = 2
+CALLS = 4
+# Until the health of a replica that has just gone is known to all.
+_NOTICE_S = 0.25
 
 T = TypeVar("T")
 
@@ -32,25 +41,25 @@ class PictureRun:
     Args:
         stages: all replicas.
         dispatcher: gives lanes.
+        suspects: told when a replica died under a call; keeps what died before apart.
         picture: what the lanes are for.
         plan: the request.
         seed: of the picture.
         tracer: makes the spans of the waits.
         on_step: called after each denoising step, with counts that never fall.
-        on_lost: called when a replica died under a call.
     """
 
     def __init__(
         self,
         stages: Stages,
         dispatcher: Dispatcher,
+        suspects: Suspects,
         picture: Picture,
         plan: GenerationPlan,
         seed: int,
         *,
         tracer: trace.Tracer,
         on_step: Callable[[DenoiseStep], None],
-        on_lost: Callable[[], None],
     ) -> None:
         self.plan = plan
         self.seed = seed
@@ -59,7 +68,7 @@ class PictureRun:
         self._picture = picture
         self._tracer = tracer
         self._on_step = on_step
-        self._on_lost = on_lost
+        self._suspects = suspects
         self._shown_step_count = 0
         self.started_s: float | None = None
 
@@ -103,16 +112,56 @@ class PictureRun:
 
     async def _call(self, stage: StageName, call: Callable[[Grant], Awaitable[T]]) -> T:
         failed: frozenset[str] = frozenset()
+        deadline, deaths, calls = current_deadline(), 0, 0
         while True:
-            async with self._lane(stage, failed) as grant:
+            tried_until_s = deadline.at_s
+            async with (
+                self._suspects.apart(self.plan.fingerprint, stage),
+                self._lane(stage, failed) as grant,
+            ):
+                life, own = self._dispatcher.life_of(grant), frozenset({grant.address})
+                calls += 1
                 try:
-                    return await call(grant)
+                    return await self._answer(grant, call, may_move=calls < CALLS)
                 except StageUnavailable as error:
+                    others = self._dispatcher.knows_replica(stage, own)
                     if isinstance(error, StageLost):
-                        self._on_lost()
-                    failed |= {grant.address}
-                    if len(failed) == ATTEMPTS or not self._dispatcher.has_replica(stage, failed):
+                        self._suspects.blame(self.plan.fingerprint, life)
+                        deaths += 1 if others else DEATHS
+                    if deaths >= DEATHS or calls == CALLS or not _suffices(grant):
                         raise
+                    failed = own if others else frozenset()
+                except DeadlinePassed:
+                    # Whoever has joined meanwhile may have more time than this call was given.
+                    if deadline.at_s == tried_until_s:
+                        raise
+                    continue
+            if not failed:
+                await asyncio.sleep(_NOTICE_S)
+
+    async def _answer(
+        self, grant: Grant, call: Callable[[Grant], Awaitable[T]], *, may_move: bool
+    ) -> T:
+        """Returns the answer to a call; does not wait for a hung replica if another is there.
+
+        Raises:
+            StageUnavailable: the replica does not answer, and another one may.
+        """
+        loop, stage = asyncio.get_running_loop(), grant.task.stage
+        own = frozenset({grant.address})
+        try:
+            async with asyncio.timeout(None) as patience:
+
+                def give_up() -> None:
+                    others = self._dispatcher.has_replica(stage, own)
+                    if may_move and others and _suffices(grant):
+                        patience.reschedule(loop.time())
+
+                with self._dispatcher.told_of_silence(grant, give_up):
+                    return await call(grant)
+        except TimeoutError:
+            text = f"{stage} at {grant.address} does not answer"
+            raise StageUnavailable(text, metadata={"stage": stage}) from None
 
     @asynccontextmanager
     async def _lane(self, stage: StageName, failed: frozenset[str]) -> AsyncIterator[Grant]:
@@ -140,3 +189,9 @@ class PictureRun:
         if step.completed_step_count > self._shown_step_count:
             self._shown_step_count = step.completed_step_count
             self._on_step(step)
+
+
+def _suffices(grant: Grant) -> bool:
+    """Whether there is time to make a call once more."""
+    left_s = time_left()
+    return left_s is None or left_s > grant.seconds

@@ -22,6 +22,7 @@ class GenerationPlan:
         preview_interval_step_count: steps between two previews; 0 for none.
         min_progress_interval_ms: least time between progress events without a preview.
         tenant: whom it is for.
+        fingerprint: of the spec as the caller gave it, the same for the same spec.
     """
 
     request_id: str
@@ -44,6 +45,7 @@ class GenerationPlan:
     preview_interval_step_count: int
     min_progress_interval_ms: int = 0
     tenant: str = ANONYMOUS
+    fingerprint: str = ""
 
     @property
     def guided(self) -> bool:

@@ -1,13 +1,13 @@
-"""What a streaming caller sees of a running request, in bounded memory.
+"""What streaming callers see of a running request, in bounded memory.
 
 A reader that is slower than the mesh gets the newest progress of each picture and every finished
-picture: progress merges, pictures do not.
+picture: progress merges, pictures do not. Each reader has its own place, and one that comes late
+begins with where things are.
 """
 
 import asyncio
-from collections import deque
-from collections.abc import AsyncGenerator
-from dataclasses import dataclass
+from collections.abc import AsyncGenerator, Iterable, Iterator
+from dataclasses import dataclass, replace
 
 from .pipeline import Picture
 from .stages import DenoiseStep
@@ -22,42 +22,85 @@ class PictureStep:
 
 
 class ProgressFeed:
-    """Events of one request, written by its pictures and read by one caller."""
+    """Events of one request, written by its pictures and read by any number of callers."""
 
     def __init__(self) -> None:
+        # By picture: the newest step, and the newest with a preview.
         self._steps: dict[int, DenoiseStep] = {}
-        self._pictures: deque[Picture] = deque()
-        self._changed = asyncio.Event()
+        self._previews: dict[int, DenoiseStep] = {}
+        self._pictures: list[Picture] = []
+        self._readers: set[asyncio.Event] = set()
         self._ended = False
 
+    @classmethod
+    def of(cls, pictures: Iterable[Picture]) -> "ProgressFeed":
+        """Returns the feed of a request that is done already."""
+        feed = cls()
+        for picture in pictures:
+            feed.add_picture(picture)
+        feed.end()
+        return feed
+
     def add_step(self, index: int, step: DenoiseStep) -> None:
-        """Replaces the progress of a picture; a preview not yet read stays until a newer one."""
-        waiting = self._steps.get(index)
-        if step.preview is None and waiting is not None and waiting.preview is not None:
-            step = DenoiseStep(step.completed_step_count, step.step_count, waiting.preview)
+        """Replaces the progress of a picture; its newest preview stays until a newer one."""
         self._steps[index] = step
-        self._changed.set()
+        if step.preview is not None:
+            self._previews[index] = step
+        self._wake()
 
     def add_picture(self, picture: Picture) -> None:
         """Adds a finished picture."""
         self._pictures.append(picture)
-        self._changed.set()
+        self._wake()
 
     def end(self) -> None:
-        """Lets the reader come to its end."""
+        """Lets the readers come to their end."""
         self._ended = True
-        self._changed.set()
+        self._wake()
 
     async def events(self) -> AsyncGenerator[PictureStep | Picture, None]:
         """Yields the events; returns once `end` was called and all are read."""
-        while True:
-            while self._steps:
-                index = next(iter(self._steps))
-                yield PictureStep(index, self._steps.pop(index))
-            if self._pictures:
-                yield self._pictures.popleft()
-            elif self._ended:
-                return
-            elif not self._steps:
-                self._changed.clear()
-                await self._changed.wait()
+        place, changed = _Place(), asyncio.Event()
+        self._readers.add(changed)
+        try:
+            while True:
+                # Cleared first: what is added while an event is being sent is seen next time.
+                changed.clear()
+                for step in self._unseen_steps(place):
+                    yield step
+                if place.picture_count < len(self._pictures):
+                    place.picture_count += 1
+                    yield self._pictures[place.picture_count - 1]
+                elif self._ended:
+                    return
+                else:
+                    await changed.wait()
+        finally:
+            self._readers.discard(changed)
+
+    def _unseen_steps(self, place: "_Place") -> Iterator[PictureStep]:
+        for index in list(self._steps):
+            step = self._steps[index]
+            if step.completed_step_count > place.steps.get(index, 0):
+                place.steps[index] = step.completed_step_count
+                yield PictureStep(index, self._with_preview(index, step, place))
+
+    def _with_preview(self, index: int, step: DenoiseStep, place: "_Place") -> DenoiseStep:
+        newest = self._previews.get(index)
+        if newest is None or newest.completed_step_count <= place.previews.get(index, 0):
+            return step
+        place.previews[index] = newest.completed_step_count
+        return replace(step, preview=newest.preview)
+
+    def _wake(self) -> None:
+        for changed in self._readers:
+            changed.set()
+
+
+class _Place:
+    """How far a reader has come: steps and previews by picture, and pictures."""
+
+    def __init__(self) -> None:
+        self.steps: dict[int, int] = {}
+        self.previews: dict[int, int] = {}
+        self.picture_count = 0

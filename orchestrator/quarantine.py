@@ -1,10 +1,12 @@
 """Requests that kill: what stages died under is not given to the next stage for a while.
 
 One object without I/O: whoever calls it says what time it is. A request is known by the
-fingerprint of its spec, because the one who sends it again gives it another ID.
+fingerprint of its spec, because the one who sends it again gives it another ID. A stage that dies
+takes all of its calls along, and one death counts once for each spec among them.
 """
 
 from collections import OrderedDict
+from collections.abc import Hashable
 from dataclasses import dataclass
 
 from ..services.runtime.errors import RequestQuarantined
@@ -12,9 +14,9 @@ from ..services.runtime.errors import RequestQuarantined
 
 @dataclass(slots=True)
 class _Suspect:
-    """A spec that stages died under: how many, and when the last did."""
+    """A spec that stages died under: which deaths those were, and when the last was."""
 
-    death_count: int
+    deaths: frozenset[Hashable]
     blamed_s: float
 
 
@@ -22,7 +24,7 @@ class Quarantine:
     """Knows which specs stages have died under of late.
 
     Args:
-        death_limit: deaths after which a spec is refused.
+        death_limit: deaths after which a spec is refused; 0 refuses none.
         duration_s: how long a death is remembered, and a spec refused after its last one.
         max_known: specs remembered; the one that was blamed longest ago is forgotten first.
     """
@@ -39,14 +41,29 @@ class Quarantine:
     def __len__(self) -> int:
         return len(self._suspects)
 
-    def blame(self, fingerprint: str, now_s: float) -> None:
-        """Notes that a stage died while it worked on this spec."""
+    def blame(self, fingerprint: str, death: Hashable, now_s: float) -> None:
+        """Notes that a stage died while it worked on this spec.
+
+        Args:
+            fingerprint: of the spec.
+            death: which death it was, the same for everything that died of it.
+            now_s: the time.
+        """
         self._forget_old(now_s)
         suspect = self._suspects.pop(fingerprint, None)
-        deaths = 1 if suspect is None else suspect.death_count + 1
+        deaths = frozenset({death}) if suspect is None else suspect.deaths | {death}
         self._suspects[fingerprint] = _Suspect(deaths, now_s)
         if len(self._suspects) > self._max_known:
             self._suspects.popitem(last=False)
+
+    def suspects(self, fingerprint: str, now_s: float) -> bool:
+        """Returns whether a stage has died under this spec of late."""
+        self._forget_old(now_s)
+        return fingerprint in self._suspects
+
+    def forgive(self, fingerprint: str) -> None:
+        """Forgets what is known against a spec: it has just run to its end."""
+        self._suspects.pop(fingerprint, None)
 
     def check(self, fingerprint: str, now_s: float) -> None:
         """Returns if the spec may run.
@@ -56,13 +73,13 @@ class Quarantine:
         """
         self._forget_old(now_s)
         suspect = self._suspects.get(fingerprint)
-        if suspect is None or suspect.death_count < self._death_limit:
+        if suspect is None or not 0 < self._death_limit <= len(suspect.deaths):
             return
-        left_s = suspect.blamed_s + self._duration_s - now_s
+        count, left_s = len(suspect.deaths), suspect.blamed_s + self._duration_s - now_s
         raise RequestQuarantined(
-            f"{suspect.death_count} stages died while they worked on this spec; "
+            f"stages died {count} times while they worked on this spec; "
             f"it is not run for another {left_s:.0f} s",
-            metadata={"deaths": str(suspect.death_count), "left_s": f"{left_s:.0f}"},
+            metadata={"deaths": str(count), "left_s": f"{left_s:.0f}"},
         )
 
     def _forget_old(self, now_s: float) -> None:

@@ -30,15 +30,18 @@ class ReplicaHealth:
     Args:
         channels: of the replicas.
         on_change: told when one begins or ceases to take calls; each begins as one that does.
+        on_silence: told each time that one is asked and does not answer, though it is connected.
     """
 
     def __init__(
         self,
         channels: Mapping[Replica, grpc.aio.Channel],
         on_change: Callable[[StageName, str, bool], None],
+        on_silence: Callable[[StageName, str], None],
     ) -> None:
         self._channels = channels
         self._on_change = on_change
+        self._on_silence = on_silence
         self._says_serving = dict.fromkeys(channels, True)
         self._answers = dict.fromkeys(channels, True)
         self._usable = dict.fromkeys(channels, True)
@@ -73,11 +76,14 @@ class ReplicaHealth:
         while True:
             try:
                 await stub.Check(health_pb2.HealthCheckRequest(), timeout=PROBE_TIMEOUT_S)
-            except grpc.aio.AioRpcError:
+            except grpc.aio.AioRpcError as error:
                 self._answers[replica] = False
+                self._tell(replica)
+                if error.code() is grpc.StatusCode.DEADLINE_EXCEEDED:
+                    self._on_silence(*replica)
             else:
                 self._answers[replica] = True
-            self._tell(replica)
+                self._tell(replica)
             await asyncio.sleep(PROBE_INTERVAL_S)
 
     def _tell(self, replica: Replica) -> None:

@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import grpc
@@ -19,12 +19,15 @@ from .dispatcher import Dispatcher
 from .gateway import ImageGenerationGateway
 from .generation import Generator
 from .profiles import read_profiles
+from .quarantine import Quarantine
 from .replica_health import ReplicaHealth
 from .scheduling.admission import AdmissionLimits
 from .scheduling.costs import Costs
 from .scheduling.scheduler import Policy, Scheduler
 from .settings import OrchestratorSettings
 from .stages import Stages
+from .suspects import Suspects
+from .tenants import Tenants
 
 POLL_INTERVAL_S = 0.05
 _SERVICE = imaging.DESCRIPTOR.services_by_name["ImageGenerationService"].full_name
@@ -41,6 +44,7 @@ class OrchestratorService:
         self._settings = settings
         self._stages: Stages | None = None
         self._health: ReplicaHealth | None = None
+        self._gateway: ImageGenerationGateway | None = None
         self._catalogue = open_catalogue(settings.models, settings.cache_dir)
 
     def add_to_server(self, server: grpc.aio.Server, telemetry: Telemetry) -> None:
@@ -52,13 +56,27 @@ class OrchestratorService:
         dispatcher = make_dispatcher(settings)
         self._health = ReplicaHealth(
             self._stages.channels,
-            lambda stage, address, usable: dispatcher.set_usable(stage, address, usable=usable),
+            on_change=lambda stage, address, usable: dispatcher.set_usable(
+                stage, address, usable=usable
+            ),
+            on_silence=dispatcher.note_silence,
         )
-        generator = Generator(self._stages, dispatcher, telemetry.tracer)
-        gateway = ImageGenerationGateway(
-            self._catalogue, generator, max_picture_pixels=settings.max_picture_pixels
+        suspects = Suspects(
+            Quarantine(death_limit=settings.quarantine_deaths, duration_s=settings.quarantine_s)
         )
-        imaging_grpc.add_ImageGenerationServiceServicer_to_server(gateway, server)
+        generator = Generator(
+            self._stages, dispatcher, Tenants(settings.tenant_limits), suspects, telemetry.tracer
+        )
+        self._gateway = ImageGenerationGateway(
+            self._catalogue,
+            generator,
+            settings.keep_limits,
+            max_picture_pixels=settings.max_picture_pixels,
+        )
+        imaging_grpc.add_ImageGenerationServiceServicer_to_server(self._gateway, server)
+
+    def watch(self, on_fatal: Callable[[], None]) -> None:
+        """Does nothing: what fails here fails in a call, whose interceptor sees it."""
 
     async def load(self) -> None:
         """Waits until every stage serves, and follows from then on whether it does.

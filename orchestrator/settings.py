@@ -7,9 +7,11 @@ from pydantic import Field, model_validator
 
 from ..services.runtime.picture_checks import PictureLimits
 from ..services.runtime.row_scheduling import DEFAULT_TIER_WEIGHTS
-from ..services.runtime.settings import ProcessSettings
+from ..services.runtime.settings import MEBIBYTE, ProcessSettings
+from .kept_results import KeepLimits
 from .scheduling.cluster import DeviceSpec
 from .scheduling.work import HEAVY_STAGE, STAGES, StageName
+from .tenants import TenantLimits
 
 DEFAULT_PORT = 50050
 
@@ -53,6 +55,30 @@ class OrchestratorSettings(ProcessSettings):
     max_queued_s: float = Field(default=60.0, gt=0)
     """Estimated seconds that a request may have to wait; else it is refused at once."""
 
+    tenant_rate_per_s: float = Field(default=0.0, ge=0)
+    """Requests that each tenant may send a second, in the long run; 0 for any number."""
+
+    tenant_burst_count: int = Field(default=10, ge=1)
+    """Requests that a tenant with a rate may send at once after a quiet while."""
+
+    tenant_in_flight_count: int = Field(default=0, ge=0)
+    """Requests of each tenant that may run or wait at one moment; 0 for any number."""
+
+    result_keep_s: float = Field(default=300.0, ge=0)
+    """Seconds that the result of a call with a `request_id` is kept for a repeated one."""
+
+    result_keep_count: int = Field(default=1000, ge=0)
+    """Most results that are kept; the oldest go first."""
+
+    result_keep_bytes: int = Field(default=256 * MEBIBYTE, ge=0)
+    """Most bytes that the kept results take."""
+
+    quarantine_deaths: int = Field(default=2, ge=0)
+    """Stage deaths under one spec after which it is refused for a while; 0 refuses none."""
+
+    quarantine_s: float = Field(default=600.0, gt=0)
+    """Seconds that a death is held against a spec, and that a spec is refused."""
+
     replica_absence_s: float = Field(default=5.0, ge=0)
     """Seconds that a running request waits for a stage of which no replica takes calls."""
 
@@ -61,6 +87,18 @@ class OrchestratorSettings(ProcessSettings):
 
     stage_start_timeout_s: float = Field(default=120.0, gt=0)
     """Seconds to wait for the stages to serve before giving up."""
+
+    @property
+    def tenant_limits(self) -> TenantLimits:
+        """What each tenant may have."""
+        return TenantLimits(
+            self.tenant_rate_per_s, self.tenant_burst_count, self.tenant_in_flight_count
+        )
+
+    @property
+    def keep_limits(self) -> KeepLimits:
+        """What is kept of finished requests."""
+        return KeepLimits(self.result_keep_s, self.result_keep_count, self.result_keep_bytes)
 
     @property
     def addresses(self) -> Mapping[StageName, tuple[str, ...]]:

@@ -73,12 +73,13 @@ class Tenants:
         self._take_token(name, tenant, now_s)
         tenant.started_s.append(now_s)
 
-    def leave(self, name: str, entered_s: float, now_s: float) -> None:
-        """Forgets a request that came at `entered_s`."""
+    def leave(self, name: str, entered_s: float, now_s: float, *, ran: bool = True) -> None:
+        """Forgets a request that came at `entered_s`; one that never ran tells of no duration."""
         tenant = self._known[name]
         tenant.started_s.remove(entered_s)
-        duration_s = now_s - entered_s
-        tenant.mean_duration_s += _NEWEST * (duration_s - tenant.mean_duration_s)
+        if ran:
+            duration_s = now_s - entered_s
+            tenant.mean_duration_s += _NEWEST * (duration_s - tenant.mean_duration_s)
         self._forget_the_longest_unheard()
 
     def _find(self, name: str, now_s: float) -> _Tenant:

@@ -1,5 +1,6 @@
 """Requests to plans: every bad field is named at once, with its limit; nothing is clamped."""
 
+import hashlib
 import math
 import re
 import secrets
@@ -89,8 +90,14 @@ def make_plan(
         preview_interval_step_count=preview_interval_step_count,
         min_progress_interval_ms=min_progress_interval_ms,
         tenant=ANONYMOUS if tenant is None else tenant,
+        fingerprint=fingerprint_of(spec),
         **settings,
     )
+
+
+def fingerprint_of(spec: imaging.ImageSpec) -> str:
+    """Returns what tells one spec from any other; what it leaves open stays open."""
+    return hashlib.sha256(spec.SerializeToString(deterministic=True)).hexdigest()
 
 
 def _check_model_fields(

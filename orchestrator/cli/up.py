@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 from rich.table import Table
 
-from ..local_mesh import LocalMesh, MeshProcess
+from ..local_mesh import ChildEnd, LocalMesh, MeshProcess
 from ..settings import DEFAULT_PORT
 from .building import build_missing
 from .console import DEFAULT_CACHE, CacheDir, ModelFolders, err, fail, model_paths, out
@@ -34,7 +34,10 @@ def up(
         typer.Option(help="Where the services write their logs. Default: a new folder."),
     ] = None,
 ) -> None:
-    """Runs the whole mesh here: four stage services and the orchestrator. Ctrl-C drains it."""
+    """Runs the whole mesh here: four stage services and the orchestrator. Ctrl-C drains it.
+
+    A process that ends by itself is started again, later each time; one that cannot stay ends it.
+    """
     paths = model_paths(model)
     build_missing(paths, cache_dir)
     logs = log_dir or Path(tempfile.mkdtemp(prefix="sangsang-logs-"))
@@ -55,11 +58,24 @@ def up(
         out.print(f"logs in {logs}; Ctrl-C drains and stops the mesh", highlight=False)
         out.print('try: sangsang generate "a red heart on a blue background"', highlight=False)
         while not stop.wait(WATCH_INTERVAL_S):
-            if dead := mesh.dead():
-                raise typer.Exit(fail(f"{', '.join(dead)} ended; see {logs}"))
+            for end in mesh.supervise():
+                _tell(end, logs)
     finally:
         with err.status("draining ..."):
             mesh.stop()
+
+
+def _tell(end: ChildEnd, logs: Path) -> None:
+    """Says on the console that a process has ended.
+
+    Raises:
+        typer.Exit: it has ended too often.
+    """
+    how = f"ended with status {end.code}" if end.code >= 0 else f"was killed by signal {-end.code}"
+    log = f"see {logs / end.name}.log"
+    if end.delay_s is None:
+        raise typer.Exit(fail(f"{end.name} {how} again and again, so the mesh stops; {log}"))
+    err.print(f"{end.name} {how}; starting it again in {end.delay_s:g} s; {log}", highlight=False)
 
 
 def mesh_table(processes: list[MeshProcess]) -> Table:

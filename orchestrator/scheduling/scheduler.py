@@ -19,7 +19,6 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from ...services.runtime.errors import StageUnavailable
 from ...services.runtime.row_scheduling import DEFAULT_TIER_WEIGHTS
 from .accuracy import Accuracy
 from .admission import AdmissionLimits, Backlog, Estimate, check_admission
@@ -117,10 +116,7 @@ class Scheduler:
         Raises:
             Overloaded: too much waits.
             DeadlineTooShort: it cannot be done in its time.
-            StageUnavailable: a stage has no replica that serves.
         """
-        for stage in STAGES:
-            self.check_stage(stage)
         estimate = self.estimate(work)
         check_admission(work, self.backlog, self._limits, estimate, now_s)
         ticket = Ticket(work, now_s, estimate.raw_s)
@@ -215,20 +211,14 @@ class Scheduler:
                 self._placement.changed(device)
         self._heavy_device_count = sum(1 for _ in self._hosts(HEAVY_STAGE))
 
-    def check_stage(self, stage: StageName) -> None:
-        """Returns if some replica of a stage takes calls.
-
-        Raises:
-            StageUnavailable: none does.
-        """
-        if not self.has_replica(stage):
-            raise StageUnavailable(
-                f"no replica of {stage} serves", metadata={"stage": stage}, retry_delay_s=1.0
-            )
-
     def has_replica(self, stage: StageName, besides: frozenset[str] = frozenset()) -> bool:
         """Returns whether a stage has a replica that takes calls, besides some."""
         return any(device.addresses[stage] not in besides for device in self._hosts(stage))
+
+    def knows_replica(self, stage: StageName, besides: frozenset[str]) -> bool:
+        """Returns whether a stage has a replica besides some, even if it takes no calls now."""
+        named = {device.addresses.get(stage) for device in self._devices} - {None}
+        return bool(named - besides)
 
     def _next_grant(self, now_s: float) -> Grant | None:
         for line in self._heavy_lines():

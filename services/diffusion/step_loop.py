@@ -212,7 +212,10 @@ class StepLoop:
         indices = tuple(row.completed_step_count for row in rows)
         started_ns = time.time_ns()
         try:
-            result = await self._worker.run(run_batch, self._engine, rows, self._preview_map)
+            kind = ("step", self._engine.digest, batch[0].key)
+            result = await self._worker.run(
+                run_batch, self._engine, rows, self._preview_map, kind=kind
+            )
         except Overloaded:
             await asyncio.sleep(_BUSY_WORKER_DELAY_S)
             return

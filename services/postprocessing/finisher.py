@@ -82,7 +82,9 @@ class PictureFinisher:
             CorruptTensor: the latents or the decoded picture hold NaN or Inf.
             Overloaded: too much waits.
         """
-        timed = await self._engine_worker.run_timed(self.decoder.decode, request.latents)
+        latents, decoder = request.latents, self.decoder
+        kind = (decoder.engine.digest, latents.shape)
+        timed = await self._engine_worker.run_timed(decoder.decode, latents, kind=kind)
         height_px, width_px, _ = timed.value.shape
         content = await self._encoding_worker.run(self._encode, timed.value, request)
         return FinishedPicture(

@@ -117,7 +117,8 @@ class LatentPreparer:
         sample = await self._workers.pictures.run(self._sample, request)
         draws = await self._workers.noise.run(self._draw, request, 2)
         before_engine = time.perf_counter() - arrived_at
-        timed = await self._workers.engine.run_timed(self._encode, sample, draws[0])
+        kind = (self.engine.digest, sample.shape)
+        timed = await self._workers.engine.run_timed(self._encode, sample, draws[0], kind=kind)
         return PreparedLatents(
             draws[1],
             timed.value,

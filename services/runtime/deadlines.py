@@ -7,15 +7,48 @@ notes it here, and `calls.py` gives what is left of it to every further call.
 import time
 from contextvars import ContextVar
 
-_deadline: ContextVar[float | None] = ContextVar("deadline", default=None)
+
+class Deadline:
+    """When work is of no use any more. It moves if somebody joins who can wait for longer.
+
+    Attributes:
+        at_s: on `time.monotonic`; None for never.
+    """
+
+    __slots__ = ("at_s",)
+
+    def __init__(self, at_s: float | None = None) -> None:
+        self.at_s = at_s
+
+    @property
+    def time_left_s(self) -> float | None:
+        """Seconds until then, negative afterwards; None for never."""
+        return None if self.at_s is None else self.at_s - time.monotonic()
+
+    def extend(self, other: "Deadline") -> None:
+        """Moves this one to the other if that is later."""
+        if self.at_s is not None and (other.at_s is None or other.at_s > self.at_s):
+            self.at_s = other.at_s
+
+
+_deadline: ContextVar[Deadline | None] = ContextVar("deadline", default=None)
+
+
+def current_deadline() -> Deadline:
+    """Returns the deadline of the current call; one that never comes if it has none."""
+    return _deadline.get() or Deadline()
+
+
+def set_deadline(deadline: Deadline) -> None:
+    """Makes this the deadline of all further work in this context."""
+    _deadline.set(deadline)
 
 
 def set_time_left(seconds: float | None) -> None:
     """Notes that the current call has this many seconds left; None for no deadline."""
-    _deadline.set(None if seconds is None else time.monotonic() + seconds)
+    set_deadline(Deadline(None if seconds is None else time.monotonic() + seconds))
 
 
 def time_left() -> float | None:
     """Returns the seconds that the current call has left; None for no deadline."""
-    deadline = _deadline.get()
-    return None if deadline is None else deadline - time.monotonic()
+    return current_deadline().time_left_s

@@ -26,6 +26,9 @@ from .errors import FieldViolation, InvalidRequest, MeshError, StageFailed
 from .running_calls import RunningCalls
 from .status import to_grpc_status, unknown_status
 
+# Both ends watch the deadline, and the caller's end may be the first to give up.
+_DEADLINE_SLACK_S = 0.05
+
 REQUEST_ID_KEY = "sangsang-request-id"
 
 Context: TypeAlias = "grpc.aio.ServicerContext[Any, Any]"
@@ -126,7 +129,8 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
             return await work
         except asyncio.CancelledError:
             remaining = context.time_remaining()
-            code = "DEADLINE_EXCEEDED" if remaining is not None and remaining <= 0 else "CANCELLED"
+            late = remaining is not None and remaining <= _DEADLINE_SLACK_S
+            code = "DEADLINE_EXCEEDED" if late else "CANCELLED"
             raise
         except grpc.aio.AbortError:
             code = "UNKNOWN"

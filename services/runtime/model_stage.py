@@ -5,7 +5,7 @@ A stage adds its RPC, how one of its models is opened and warmed up, and which e
 
 import asyncio
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Generic, TypeVar
@@ -47,6 +47,8 @@ class ModelStage(ABC, Generic[M]):
         self, settings: ServiceSettings, worker: EngineWorker, *, max_batch_size: int
     ) -> None:
         self._worker = worker
+        worker.watch(settings.hang_limits, lambda: self._on_fatal())
+        self._on_fatal: Callable[[], None] = lambda: None
         self._stage_settings = settings
         self._max_batch_size = max_batch_size
         self._models: dict[str, M] = {}
@@ -72,6 +74,10 @@ class ModelStage(ABC, Generic[M]):
     def _engines(self, model: M) -> Sequence[Engine]:
         """Returns every engine of a model, for a stage that has several for one."""
         return [self._engine(model)]
+
+    def watch(self, on_fatal: Callable[[], None]) -> None:
+        """Has `on_fatal` called when an engine hangs."""
+        self._on_fatal = on_fatal
 
     async def load(self) -> None:
         """Loads every model and warms it up.

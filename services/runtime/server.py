@@ -3,14 +3,16 @@
 Health says NOT_SERVING while the models load and warm up, SERVING afterwards, and NOT_SERVING
 again for `lame_duck_s` before the server stops taking calls: callers that watch health go
 elsewhere first, so a rolling restart fails no call that ends within `grace_s`. Those that do not
-end as UNAVAILABLE, which tells their callers to try elsewhere.
+end as UNAVAILABLE, which tells their callers to try elsewhere. A process that can no longer be
+trusted says NOT_SERVING and ends at once, with a status that has its supervisor start it anew.
 """
 
 import asyncio
+import os
 import signal
 import sys
-from collections.abc import Sequence
-from typing import Protocol
+from collections.abc import Callable, Sequence
+from typing import NoReturn, Protocol
 
 import grpc
 import structlog
@@ -29,6 +31,10 @@ from .telemetry import Telemetry
 # Between ending the calls that outlast the grace and closing their connections, so that their
 # statuses arrive.
 _FAREWELL_S = 0.5
+# For calls of a failed process to tell what happened before they are ended.
+_LAST_WORDS_S = 0.2
+_LAST_EXPORT_S = 1.0
+FAILED = 1
 
 _log = structlog.get_logger()
 
@@ -50,6 +56,10 @@ class Service(Protocol):
         """Registers the servicers."""
         ...
 
+    def watch(self, on_fatal: Callable[[], None]) -> None:
+        """Has `on_fatal` called if the process can no longer be trusted, whoever notices."""
+        ...
+
     async def load(self) -> None:
         """Loads and warms up; calls are answered once it returns."""
         ...
@@ -65,7 +75,7 @@ class ServiceHost:
     Attributes:
         port: the port that it listens on; set by `start`.
         stopping: set when the process should end.
-        failed: whether it should end because of a fatal error.
+        failing: set when it should end because of a fatal error.
     """
 
     def __init__(
@@ -79,7 +89,12 @@ class ServiceHost:
         self._server: grpc.aio.Server | None = None
         self.port = 0
         self.stopping = asyncio.Event()
-        self.failed = False
+        self.failing = asyncio.Event()
+
+    @property
+    def failed(self) -> bool:
+        """Whether it should end because of a fatal error."""
+        return self.failing.is_set()
 
     async def start(self) -> None:
         """Listens, loads, and says SERVING.
@@ -106,14 +121,22 @@ class ServiceHost:
         await self._say(health_pb2.HealthCheckResponse.NOT_SERVING)
         await asyncio.sleep(self._settings.lame_duck_s)
         if self._server is not None:
-            await self._stop(self._server)
+            await self._stop(self._server, self._settings.grace_s)
         await self._service.close()
         await asyncio.to_thread(self._telemetry.close)
         _log.info("service_stopped")
 
-    async def _stop(self, server: grpc.aio.Server) -> None:
+    async def abandon(self) -> None:
+        """Says NOT_SERVING and ends every call; waits for no engine, since one may hang."""
+        await self._say(health_pb2.HealthCheckResponse.NOT_SERVING)
+        if self._server is not None:
+            await self._stop(self._server, _LAST_WORDS_S)
+        export = asyncio.to_thread(self._telemetry.close)
+        await asyncio.wait({asyncio.ensure_future(export)}, timeout=_LAST_EXPORT_S)
+        _log.error("service_abandoned")
+
+    async def _stop(self, server: grpc.aio.Server, grace_s: float) -> None:
         """Takes no more calls, and ends those that outlast the grace."""
-        grace_s = self._settings.grace_s
         stopped = asyncio.ensure_future(server.stop(grace_s + _FAREWELL_S))
         await asyncio.wait({stopped}, timeout=grace_s)
         if ended := self._calls.end():
@@ -122,7 +145,7 @@ class ServiceHost:
 
     def stop_failed(self) -> None:
         """Asks the process to end because it can no longer be trusted."""
-        self.failed = True
+        self.failing.set()
         self.stopping.set()
 
     def _make_server(self) -> grpc.aio.Server:
@@ -139,6 +162,7 @@ class ServiceHost:
             ],
         )
         self._service.add_to_server(server, self._telemetry)
+        self._service.watch(self.stop_failed)
         health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
         names = (*self._service.service_names, HEALTH_SERVICE, reflection.SERVICE_NAME)
         reflection.enable_server_reflection(names, server)
@@ -162,10 +186,27 @@ async def _run(service: Service, settings: ProcessSettings) -> int:
         await host.start()
     except (MeshError, OSError) as error:
         _log.error("service_failed", reason=str(error))
-        return 1
+        return FAILED
     await host.stopping.wait()
-    await host.drain()
-    return 1 if host.failed else 0
+    if host.failed:
+        await host.abandon()
+        _end_now(FAILED)
+    drained = asyncio.ensure_future(host.drain())
+    failed = asyncio.ensure_future(host.failing.wait())
+    await asyncio.wait({drained, failed}, return_when=asyncio.FIRST_COMPLETED)
+    if host.failed:
+        # An engine that hangs while the process drains would be waited for without end.
+        _end_now(FAILED)
+    failed.cancel()
+    await drained
+    return 0
+
+
+def _end_now(code: int) -> NoReturn:
+    """Ends the process without waiting for its threads: one may never come back."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
 
 
 def _end_on_signals(host: ServiceHost) -> None:

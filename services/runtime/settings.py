@@ -10,6 +10,8 @@ from typing import Annotated, Literal
 from pydantic import AliasChoices, Field, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
+from .watchdog import HangLimits
+
 MEBIBYTE = 1024 * 1024
 
 
@@ -89,5 +91,19 @@ class ServiceSettings(ProcessSettings):
     triton_server_shared_memory: bool = True
     """Whether tensors go to that server by shared memory, if it is on this machine."""
 
+    hang_factor: float = Field(default=30.0, ge=0)
+    """Times its usual duration after which an engine call hangs and the process ends; 0 never."""
+
+    hang_least_s: float = Field(default=30.0, gt=0)
+    """Seconds that an engine call may take at least, however short its kind usually is."""
+
+    hang_unknown_s: float = Field(default=600.0, gt=0)
+    """Seconds that the first engine call of a kind may take: one of its size, that is."""
+
     max_pending_calls: int = Field(default=256, ge=1)
     """Calls that may wait for the engine; one more is refused."""
+
+    @property
+    def hang_limits(self) -> HangLimits:
+        """How long an engine call may take."""
+        return HangLimits(self.hang_factor, self.hang_least_s, self.hang_unknown_s)

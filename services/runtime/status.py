@@ -60,15 +60,18 @@ def to_status(error: MeshError, *, request_id: str = "") -> status_pb2.Status:
 
 
 def to_grpc_status(error: MeshError, *, request_id: str = "") -> Any:
-    """Returns what `abort_with_status` takes; an overload tells gRPC's own retries as well.
+    """Returns what `abort_with_status` takes; it tells gRPC's own retries when to come as well.
 
-    `grpc-retry-pushback-ms` is what a client's retry policy waits for; -1 has it retry no more.
+    `grpc-retry-pushback-ms` is what a client's retry policy waits for; -1 has it retry no more. An
+    overload would last for as long as everyone comes again, so it ends them: `RetryInfo` tells the
+    program behind the call when to try.
     """
     status: Any = rpc_status.to_status(to_status(error, request_id=request_id))
+    pushback_ms = -1
     if not isinstance(error, Overloaded):
-        return status
-    delay_s = error.retry_delay_s
-    pushback_ms = -1 if delay_s is None else math.ceil(delay_s * 1000)
+        if error.retry_delay_s is None or not error.retryable:
+            return status
+        pushback_ms = math.ceil(error.retry_delay_s * 1000)
     return status._replace(
         trailing_metadata=(*status.trailing_metadata, (PUSHBACK_KEY, str(pushback_ms)))
     )
@@ -85,9 +88,10 @@ def from_rpc_error(error: grpc.aio.AioRpcError, *, stage: str) -> MeshError:
     """Returns the error that a failed call to a stage means to its caller."""
     code = error.code()
     message = error.details() or code.name
-    violations, metadata, retry_delay_s = _read_details(error)
-    if code is grpc.StatusCode.UNAVAILABLE and not metadata and _broke(message):
-        return StageLost(f"{stage}: {message}", metadata={"stage": stage})
+    violations, reason, metadata, retry_delay_s = _read_details(error)
+    lost = reason == StageLost.reason or (not reason and _broke(message))
+    if code is grpc.StatusCode.UNAVAILABLE and lost:
+        return StageLost(f"{stage}: {message}", metadata={**metadata, "stage": stage})
     if code is grpc.StatusCode.INVALID_ARGUMENT and violations:
         return InvalidRequest(violations)
     metadata = {**metadata, "stage": stage}
@@ -100,6 +104,8 @@ def from_rpc_error(error: grpc.aio.AioRpcError, *, stage: str) -> MeshError:
         grpc.StatusCode.UNAVAILABLE: StageUnavailable,
         grpc.StatusCode.DEADLINE_EXCEEDED: DeadlinePassed,
         grpc.StatusCode.DATA_LOSS: CorruptTensor,
+        # Nobody here cancelled it: a server that stops does so with calls that reach it late.
+        grpc.StatusCode.CANCELLED: StageUnavailable,
     }
     kind = kinds.get(code)
     if kind is None:
@@ -117,9 +123,10 @@ def _broke(message: str) -> bool:
 
 def _read_details(
     error: grpc.aio.AioRpcError,
-) -> tuple[list[FieldViolation], dict[str, str], float | None]:
+) -> tuple[list[FieldViolation], str, dict[str, str], float | None]:
     status: Any = rpc_status.from_call(error)  # pyright: ignore[reportArgumentType] aio has the same trailers
     violations: list[FieldViolation] = []
+    reason = ""
     metadata: dict[str, str] = {}
     retry_delay_s: float | None = None
     for detail in status.details if status else ():
@@ -129,10 +136,10 @@ def _read_details(
         if detail.Unpack(bad):
             violations = [FieldViolation(v.field, v.description) for v in bad.field_violations]
         elif detail.Unpack(info):
-            metadata = dict(info.metadata)
+            reason, metadata = info.reason, dict(info.metadata)
         elif detail.Unpack(retry):
             retry_delay_s = retry.retry_delay.ToNanoseconds() / 1e9
-    return violations, metadata, retry_delay_s
+    return violations, reason, metadata, retry_delay_s
 
 
 def _bad_request(error: InvalidRequest) -> error_details_pb2.BadRequest:

@@ -2,24 +2,29 @@
 
 A blocked event loop starves every call of its process, health checks included. A call that is
 cancelled while its work still waits does no work; work that has begun runs to its end, so long
-work must look at a flag of its own between steps.
+work must look at a flag of its own between steps. Work that never comes to its end is found by a
+watchdog: nothing can stop a thread, so its call is told, and the process has to go.
 """
 
 import asyncio
 import contextvars
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
-from .errors import Overloaded
+import structlog
+
+from .errors import MeshError, Overloaded, StageLost, StageUnavailable
+from .watchdog import Hang, HangLimits, Watchdog
 
 T = TypeVar("T")
 
 _queue_seconds: ContextVar[float] = ContextVar("queue_seconds", default=0.0)
+_log = structlog.get_logger()
 
 
 def queue_seconds() -> float:
@@ -46,26 +51,61 @@ class EngineWorker:
     def __init__(self, name: str, *, thread_count: int = 1, max_pending: int = 256) -> None:
         self._executor = ThreadPoolExecutor(thread_count, thread_name_prefix=name)
         self._name = name
+        self._thread_count = thread_count
         self._max_pending = max_pending
         self._lock = threading.Lock()
+        self._watchdog: Watchdog | None = None
+        self._interval_s = 0.0
+        self._on_hang: Callable[[], None] = lambda: None
+        self._ticking = False
+        self._hung = False
+        # The answers that are awaited, and the one that the thread works on if it is watched.
+        self._answers: set[asyncio.Future[Any]] = set()
+        self._running: asyncio.Future[Any] | None = None
         self.pending_count = 0
 
-    async def run(self, function: Callable[..., T], *args: Any) -> T:
+    def watch(self, limits: HangLimits, on_hang: Callable[[], None]) -> None:
+        """Has functions of a kind watched from now on.
+
+        When one hangs, its caller gets `StageLost`, everyone else who waits `StageUnavailable`, and
+        whoever comes later too.
+
+        Args:
+            limits: how long they may run.
+            on_hang: called on the event loop when one does not come back.
+        """
+        assert self._thread_count == 1, "a watchdog watches one thread"
+        self._watchdog, self._interval_s = Watchdog(limits), limits.interval_s
+        self._on_hang = on_hang
+
+    async def run(self, function: Callable[..., T], *args: Any, kind: Hashable = None) -> T:
         """Returns `function(*args)`, run on the thread in the caller's context.
+
+        Args:
+            function: what to run.
+            *args: its arguments.
+            kind: what takes about as long, e.g. the shape of the inputs; None is not watched.
 
         Raises:
             Overloaded: too many functions wait already.
+            StageLost: it hangs.
+            StageUnavailable: one before it hangs.
         """
-        return (await self.run_timed(function, *args)).value
+        return (await self.run_timed(function, *args, kind=kind)).value
 
-    async def run_timed(self, function: Callable[..., T], *args: Any) -> Timed[T]:
+    async def run_timed(
+        self, function: Callable[..., T], *args: Any, kind: Hashable = None
+    ) -> Timed[T]:
         """Returns `function(*args)` with its times; see `run`."""
+        if self._hung:
+            raise self._no_more()
         if self.pending_count >= self._max_pending:
             raise Overloaded(
                 f"{self._name} has {self.pending_count} calls waiting",
                 metadata={"worker": self._name, "limit": str(self._max_pending)},
                 retry_delay_s=0.5,
             )
+        answer: asyncio.Future[Timed[T]] = asyncio.get_running_loop().create_future()
         context = contextvars.copy_context()
         queued_at = time.perf_counter()
 
@@ -73,7 +113,7 @@ class EngineWorker:
             started_at = time.perf_counter()
             waited = started_at - queued_at
             context.run(_queue_seconds.set, waited)
-            value = context.run(function, *args)
+            value = self._watched(answer, kind, lambda: context.run(function, *args))
             return Timed(value, waited, time.perf_counter() - started_at)
 
         with self._lock:
@@ -81,7 +121,66 @@ class EngineWorker:
         future = self._executor.submit(timed)
         # Counted until the thread is done with it, not until the caller has gone.
         future.add_done_callback(self._forget)
-        return await asyncio.wrap_future(future)
+        return await self._fill(answer, future)
+
+    def _watched(self, answer: "asyncio.Future[Any]", kind: Hashable, work: Callable[[], T]) -> T:
+        """Returns what `work` returns; the watchdog knows that it runs."""
+        if kind is None or self._watchdog is None:
+            return work()
+        self._running = answer
+        self._watchdog.begin(kind)
+        done = False
+        try:
+            value = work()
+            done = True
+            return value
+        finally:
+            self._watchdog.end(done=done)
+
+    async def _fill(self, answer: "asyncio.Future[T]", future: "Future[T]") -> T:
+        """Returns a future's result; not by `asyncio.wrap_future`, for a hang is an answer too."""
+        loop = asyncio.get_running_loop()
+
+        def settle(future: "Future[T]") -> None:
+            if not loop.is_closed():
+                loop.call_soon_threadsafe(_settle, answer, future)
+
+        future.add_done_callback(settle)
+        self._answers.add(answer)
+        self._tick_later(loop)
+        try:
+            return await answer
+        finally:
+            self._answers.discard(answer)
+            if answer.cancelled():
+                future.cancel()
+
+    def _tick_later(self, loop: asyncio.AbstractEventLoop) -> None:
+        if self._watchdog is not None and not self._ticking and not self._hung:
+            self._ticking = True
+            loop.call_later(self._interval_s, self._tick, loop, self._watchdog)
+
+    def _tick(self, loop: asyncio.AbstractEventLoop, watchdog: Watchdog) -> None:
+        self._ticking = False
+        hang = watchdog.tick()
+        if hang is not None:
+            self._give_up(hang)
+        elif self.pending_count:
+            # As long as the thread works, even for callers who have left.
+            self._tick_later(loop)
+
+    def _give_up(self, hang: Hang) -> None:
+        self._hung = True
+        _log.error("engine_hung", worker=self._name, age_s=hang.age_s, limit_s=hang.limit_s)
+        text = f"{self._name}: the engine has not come back for {hang.age_s:.1f} s"
+        lost = StageLost(text, metadata={"limit_s": f"{hang.limit_s:.1f}"})
+        for answer in self._answers:
+            if not answer.done():
+                answer.set_exception(lost if answer is self._running else self._no_more())
+        self._on_hang()
+
+    def _no_more(self) -> MeshError:
+        return StageUnavailable(f"{self._name}: the engine hangs", retry_delay_s=1.0)
 
     def _forget(self, _: "Future[Any]") -> None:
         with self._lock:
@@ -90,3 +189,15 @@ class EngineWorker:
     def close(self) -> None:
         """Waits for the running function and drops those that wait."""
         self._executor.shutdown(wait=True, cancel_futures=True)
+
+
+def _settle(answer: "asyncio.Future[T]", future: "Future[T]") -> None:
+    """Gives an answer what its future has become, unless nobody waits for it any more."""
+    if answer.done():
+        return
+    if future.cancelled():
+        answer.cancel()
+    elif (error := future.exception()) is not None:
+        answer.set_exception(error)
+    else:
+        answer.set_result(future.result())

@@ -81,7 +81,7 @@ class TextEncoder:
         await self._worker.run(self._compute, "")
 
     async def _encode_and_keep(self, key: CacheKey, text: str) -> Timed[EncodedText]:
-        timed = await self._worker.run_timed(self._compute, text)
+        timed = await self._worker.run_timed(self._compute, text, kind=self._digest)
         self._cache.put(key, timed.value)
         return timed
 

@@ -23,6 +23,7 @@ from sangsang.services.runtime.errors import (
     StageUnavailable,
     TenantRateExceeded,
 )
+from sangsang.services.runtime.server import ServiceHost
 from sangsang.services.runtime.settings import MEBIBYTE, ProcessSettings
 from sangsang.stages.v1alpha1 import diffusion_service_pb2 as pb
 from sangsang.stages.v1alpha1 import diffusion_service_pb2_grpc as pb_grpc
@@ -33,8 +34,9 @@ ERRORS = {
     "invalid": InvalidRequest([FieldViolation("a", "is bad"), FieldViolation("b", "is worse")]),
     "missing": ModelNotFound("x", ["pocket"]),
     "full": Overloaded("full", retry_delay_s=0.25),
-    "unhinted": Overloaded("full"),
+    "away": StageUnavailable("away", retry_delay_s=0.2501),
     "tenant": TenantRateExceeded("acme", "2 requests a second", retry_delay_s=0.0401),
+    "lost": StageLost("the engine hangs"),
     "failed": StageFailed("broke"),
     "bug": KeyError("secret"),
 }
@@ -90,6 +92,9 @@ class FakeService:
     def add_to_server(self, server, telemetry):
         text_grpc.add_TextEncodingServiceServicer_to_server(self.text, server)
         pb_grpc.add_DiffusionServiceServicer_to_server(self.diffusion, server)
+
+    def watch(self, on_fatal):
+        self.on_fatal = on_fatal
 
     async def load(self):
         pass
@@ -189,9 +194,9 @@ async def test_a_refusal_says_when_to_come_back(channel):
 
 
 @pytest.mark.parametrize(
-    ("text", "pushback"), [("full", "250"), ("tenant", "41"), ("unhinted", "-1"), ("failed", None)]
+    ("text", "pushback"), [("full", "-1"), ("tenant", "-1"), ("away", "251"), ("failed", None)]
 )
-async def test_an_overload_holds_the_retries_of_grpc_back_too(channel, text, pushback):
+async def test_the_retries_of_grpc_are_held_back_too(channel, text, pushback):
     stub = text_grpc.TextEncodingServiceStub(channel)
     with pytest.raises(grpc.aio.AioRpcError) as failed:
         await stub.EncodeText(text_pb.EncodeTextRequest(text=text))
@@ -218,11 +223,12 @@ async def test_a_bug_tells_the_caller_nothing_but_the_request(channel):
     assert details_of(failed.value)["RequestInfo"].request_id == "r-1"
 
 
-@pytest.mark.parametrize("name", ["invalid", "full", "failed"])
+@pytest.mark.parametrize("name", ["invalid", "full", "away", "lost", "failed"])
 async def test_an_error_comes_back_as_what_it_was(channel, caller, name):
     stub = text_grpc.TextEncodingServiceStub(channel)
     with pytest.raises(type(ERRORS[name])) as failed:
         await caller.unary(stub.EncodeText, text_pb.EncodeTextRequest(text=name))
+    assert type(failed.value) is type(ERRORS[name])
     if name == "invalid":
         assert failed.value.violations == ERRORS[name].violations
     if name == "full":
@@ -365,6 +371,32 @@ async def test_calls_that_outlast_the_grace_are_unavailable(spans, grace_s):
     assert fake.diffusion.closed.is_set()
     codes = {span.attributes["rpc.response.status_code"] for span in spans.ended}
     assert codes == {"UNAVAILABLE"}
+
+
+async def test_a_process_that_cannot_be_trusted_says_so_and_waits_for_nothing(spans):
+    fake = FakeService()
+    settings = ProcessSettings(lame_duck_s=60, grace_s=60)
+    host = ServiceHost(fake, settings, spans.telemetry("fake"))
+    await host.start()
+    async with open_channel(f"127.0.0.1:{host.port}", max_message_bytes=MEBIBYTE) as channel:
+        text = text_grpc.TextEncodingServiceStub(channel)
+        waiting = text.EncodeText(text_pb.EncodeTextRequest(text="wait"), timeout=30)
+        watching = health_pb2_grpc.HealthStub(channel).Watch(health_pb2.HealthCheckRequest())
+        assert (await anext(aiter(watching))).status == health_pb2.HealthCheckResponse.SERVING
+        async with asyncio.timeout(10):
+            while fake.text.time_left is None:
+                await asyncio.sleep(0.01)
+            fake.on_fatal()
+            assert host.stopping.is_set()
+            assert host.failed
+            abandoned = asyncio.create_task(host.abandon())
+            response = await anext(aiter(watching))
+            assert response.status == health_pb2.HealthCheckResponse.NOT_SERVING
+            with pytest.raises(grpc.aio.AioRpcError) as failed:
+                await waiting
+            await abandoned
+    assert failed.value.code() is grpc.StatusCode.UNAVAILABLE
+    assert not fake.closed, "closing would wait for an engine that may hang"
 
 
 async def drained(responses):

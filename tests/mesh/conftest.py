@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import time
 from pathlib import Path
 
 import pytest
@@ -104,3 +105,18 @@ async def mesh(tiny, cache_dir):
     """A mesh in this process that serves `tiny`."""
     async with mesh_in_process([tiny], cache_dir) as running:
         yield running
+
+
+@pytest.fixture
+def slowed(mesh):
+    """The same mesh with steps long enough that a call can leave in the middle of its run."""
+    [model] = mesh.stages["diffusion"]._models.values()
+    infer = model.engine.infer
+
+    def slow(inputs):
+        time.sleep(0.02)
+        return infer(inputs)
+
+    model.engine.infer = slow
+    yield mesh
+    model.engine.infer = infer

@@ -8,42 +8,15 @@ import asyncio
 import grpc
 import pytest
 from hostile_pictures import encoded, noise_picture
+from meshes import until
 
 # Sound as far as its header tells, so that the stage finds out and not the gateway.
 CUT_OFF = encoded(noise_picture(), "JPEG")[:-300]
 SLOW = {"model_id": "tiny", "prompt": "a cat", "scheduler": "ddim", "guidance_scale": 3.0}
 
 
-def counts(mesh):
-    [model] = mesh.stages["diffusion"]._models.values()
-    return model.loop.counts
-
-
-async def until(condition):
-    async with asyncio.timeout(10):
-        while not condition():
-            await asyncio.sleep(0.005)
-
-
 def codes(mesh, method):
     return {span.attributes["rpc.response.status_code"] for span in mesh.spans.named(method)}
-
-
-@pytest.fixture
-def slowed(mesh):
-    """Steps long enough that a call can leave in the middle of its run."""
-    [model] = mesh.stages["diffusion"]._models.values()
-    infer = model.engine.infer
-
-    def slow(inputs):
-        import time
-
-        time.sleep(0.02)
-        return infer(inputs)
-
-    model.engine.infer = slow
-    yield mesh
-    model.engine.infer = infer
 
 
 async def test_a_cancelled_call_stops_within_a_step(slowed):
@@ -52,12 +25,12 @@ async def test_a_cancelled_call_stops_within_a_step(slowed):
         if event.WhichOneof("event") == "progress":
             break
     call.cancel()
-    await until(lambda: counts(slowed).left_job_count == 1)
-    assert counts(slowed).wasted_step_count <= 1
-    done = counts(slowed).step_count
+    await until(lambda: slowed.counts().left_job_count == 1)
+    assert slowed.counts().wasted_step_count <= 1
+    done = slowed.counts().step_count
     assert done < 24
     await asyncio.sleep(0.2)
-    assert counts(slowed).step_count <= done + 1
+    assert slowed.counts().step_count <= done + 1
     await until(lambda: "CANCELLED" in codes(slowed, "StreamGenerateImages"))
     assert "CANCELLED" in codes(slowed, "Denoise")
 
@@ -66,7 +39,7 @@ async def test_a_deadline_that_passes_stops_the_work_and_is_told(slowed):
     with pytest.raises(grpc.aio.AioRpcError) as failed:
         await slowed.generate(**SLOW, step_count=24, seed=1, timeout=0.25)
     assert failed.value.code() is grpc.StatusCode.DEADLINE_EXCEEDED
-    loop = counts(slowed)
+    loop = slowed.counts()
     await until(lambda: loop.left_job_count + loop.failed_job_count == 1)
     assert loop.wasted_step_count <= 1
     assert loop.step_count < 24

@@ -1,11 +1,14 @@
 """Meshes for tests: in this process, with every span kept, or as five real processes."""
 
-from collections.abc import AsyncIterator, Mapping
+import asyncio
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import grpc
+from google.rpc import error_details_pb2
+from grpc_status import rpc_status
 from hosting import Spans, hosted
 
 from sangsang.imaging.v1 import image_generation_service_pb2 as imaging
@@ -14,6 +17,7 @@ from sangsang.orchestrator.service import OrchestratorService
 from sangsang.orchestrator.settings import OrchestratorSettings
 from sangsang.services.diffusion.servicer import DiffusionStage
 from sangsang.services.diffusion.settings import DiffusionSettings
+from sangsang.services.diffusion.step_loop import LoopCounts
 from sangsang.services.postprocessing.servicer import PostprocessingStage
 from sangsang.services.postprocessing.settings import PostprocessingSettings
 from sangsang.services.preprocessing.servicer import PreprocessingStage
@@ -33,6 +37,13 @@ STAGES = {
 MAX_MESSAGE_BYTES = 64 * MEBIBYTE
 
 
+async def until(condition: Callable[[], bool], *, timeout_s: float = 10.0) -> None:
+    """Returns once `condition()` holds."""
+    async with asyncio.timeout(timeout_s):
+        while not condition():
+            await asyncio.sleep(0.005)
+
+
 def every_stage(**fields: object) -> dict[str, dict[str, object]]:
     """Overrides of `mesh_in_process` that are the same for all four stages."""
     return {name: dict(fields) for name in STAGES}
@@ -46,6 +57,11 @@ class Mesh:
     spans: Spans
     hosts: dict[str, ServiceHost] = field(default_factory=dict)
     stages: dict[str, object] = field(default_factory=dict)
+    orchestrator: OrchestratorService | None = None
+
+    def counts(self, model_id: str = "tiny") -> LoopCounts:
+        """What the step loop of a model has done."""
+        return self.stages["diffusion"]._models[model_id].loop.counts
 
     async def generate(
         self,
@@ -61,11 +77,22 @@ class Mesh:
         metadata = () if tenant is None else (("sangsang-tenant", tenant),)
         return await self.stub.GenerateImages(request, timeout=timeout, metadata=metadata)
 
-    def stream(self, *, timeout: float = 120.0, previews: int = 0, **fields: object):
+    def stream(
+        self,
+        *,
+        timeout: float = 120.0,
+        previews: int = 0,
+        request_id: str = "",
+        tenant: str | None = None,
+        **fields: object,
+    ):
         request = imaging.StreamGenerateImagesRequest(
-            spec=imaging.ImageSpec(**fields), preview_interval_step_count=previews
+            spec=imaging.ImageSpec(**fields),
+            preview_interval_step_count=previews,
+            request_id=request_id,
         )
-        return self.stub.StreamGenerateImages(request, timeout=timeout)
+        metadata = () if tenant is None else (("sangsang-tenant", tenant),)
+        return self.stub.StreamGenerateImages(request, timeout=timeout, metadata=metadata)
 
 
 @asynccontextmanager
@@ -101,7 +128,14 @@ async def mesh_in_process(
         channel = open_channel(address, max_message_bytes=MAX_MESSAGE_BYTES)
         await stack.enter_async_context(channel)
         stub = imaging_grpc.ImageGenerationServiceStub(channel)
-        yield Mesh(stub, spans, {**hosts, "orchestrator": host}, stages)
+        yield Mesh(stub, spans, {**hosts, "orchestrator": host}, stages, service)
+
+
+def reason_of(error: grpc.aio.AioRpcError) -> str:
+    """The `ErrorInfo.reason` of a failed call."""
+    info = error_details_pb2.ErrorInfo()
+    status = rpc_status.from_call(error)
+    return next((info.reason for packed in status.details if packed.Unpack(info)), "")
 
 
 def status_of(error: grpc.aio.AioRpcError) -> tuple[str, str]:

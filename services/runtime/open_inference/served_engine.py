@@ -41,7 +41,8 @@ class WorkerRunner:
 
     async def run(self, engine: Engine, inputs: Mapping[str, Array]) -> dict[str, Array]:
         """Returns every output; raises Overloaded when the worker's queue is full."""
-        return await self._worker.run(engine.infer, inputs)
+        shapes = tuple(sorted((name, array.shape) for name, array in inputs.items()))
+        return await self._worker.run(engine.infer, inputs, kind=(engine.digest, shapes))
 
 
 @dataclass(frozen=True, slots=True)

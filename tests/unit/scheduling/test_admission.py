@@ -6,7 +6,7 @@ from scheduler_driver import Driver, make_devices
 from sangsang.orchestrator.scheduling.admission import AdmissionLimits
 from sangsang.orchestrator.scheduling.costs import Costs, InitialCosts
 from sangsang.orchestrator.scheduling.scheduler import Policy, Scheduler
-from sangsang.services.runtime.errors import DeadlineTooShort, Overloaded, StageUnavailable
+from sangsang.services.runtime.errors import DeadlineTooShort, Overloaded
 
 # A row of one step takes 0.1 s of the device, light calls nothing.
 COSTS = {"m": InitialCosts({1: 0.1, 8: 0.8}, {}, 64 * 64)}
@@ -133,13 +133,6 @@ def test_done_steps_are_no_longer_ahead():
     driver.scheduler.leave(grant.task.picture.ticket, 0.0, finished=True)
     assert driver.scheduler.backlog.tier_seconds["free"] == pytest.approx(0.0)
     assert driver.scheduler.backlog.waiting == 0
-
-
-def test_without_a_replica_of_a_stage_nobody_comes_in():
-    driver = drive()
-    driver.scheduler.set_usable("postprocessing", "postprocessing0", usable=False)
-    with pytest.raises(StageUnavailable, match="postprocessing"):
-        driver.admit()
 
 
 def test_costs_follow_what_is_observed():

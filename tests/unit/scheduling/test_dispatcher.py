@@ -82,6 +82,19 @@ async def test_a_caller_who_leaves_in_the_moment_of_its_turn_passes_it_on():
     assert not any(device.row_count for device in dispatcher.scheduler.devices)
 
 
+async def test_a_lane_that_comes_free_as_a_caller_leaves_is_not_lost():
+    dispatcher = make_dispatcher()
+    first, second, third = (Caller(dispatcher, picture) for picture in pictures(dispatcher, 3))
+    await settle()
+    # Both tasks run in the next round of the loop, the one that frees the lane first.
+    first.release.set()
+    second.task.cancel()
+    await settle()
+    assert third.granted.is_set()
+    await third.end()
+    assert [list(device.lanes) for device in dispatcher.scheduler.devices] == [[]]
+
+
 async def test_a_call_that_fails_frees_its_lane():
     dispatcher = make_dispatcher()
     first, second = pictures(dispatcher, 2)
@@ -131,3 +144,62 @@ async def test_a_call_is_not_made_again_where_it_failed():
     assert await caller.end() == "text_encoding1"
     with pytest.raises(StageUnavailable):
         await Caller(dispatcher, picture, excluded={"text_encoding0", "text_encoding1"}).task
+
+
+class Clock:
+    def __init__(self) -> None:
+        self.now_s = 100.0
+
+    def __call__(self) -> float:
+        return self.now_s
+
+
+async def test_without_a_stage_requests_come_in_for_a_while_and_then_no_more():
+    clock = Clock()
+    dispatcher = Dispatcher(Scheduler(make_devices(1)), absence_s=5.0, clock=clock)
+    dispatcher.set_usable("postprocessing", "postprocessing0", usable=False)
+    clock.now_s += 4.9
+    dispatcher.admit(make_work())
+    clock.now_s += 0.1
+    with pytest.raises(StageUnavailable, match="postprocessing"):
+        dispatcher.admit(make_work())
+    dispatcher.set_usable("postprocessing", "postprocessing0", usable=True)
+    dispatcher.admit(make_work())
+
+
+async def test_a_stage_with_another_replica_is_not_away():
+    clock = Clock()
+    dispatcher = Dispatcher(Scheduler(make_devices(2)), absence_s=5.0, clock=clock)
+    dispatcher.set_usable("diffusion", "diffusion0", usable=False)
+    clock.now_s += 60.0
+    dispatcher.admit(make_work())
+
+
+async def test_a_life_ends_when_its_replica_comes_back():
+    dispatcher = make_dispatcher()
+    first, second, third = pictures(dispatcher, 3)
+    lives = []
+    for picture in (first, second, third):
+        async with dispatcher.lane(picture, "text_encoding") as grant:
+            lives.append(dispatcher.life_of(grant))
+        if picture is second:
+            dispatcher.set_usable("text_encoding", "text_encoding0", usable=False)
+            dispatcher.set_usable("text_encoding", "text_encoding0", usable=True)
+    assert lives[0] == lives[1] != lives[2]
+
+
+async def test_only_the_calls_of_a_silent_replica_are_told_and_only_while_they_run():
+    dispatcher = make_dispatcher(2, light_calls=1)
+    first, second = pictures(dispatcher, 2)
+    told = []
+    async with (
+        dispatcher.lane(first, "text_encoding") as one,
+        dispatcher.lane(second, "text_encoding") as other,
+    ):
+        assert one.address != other.address
+        with dispatcher.told_of_silence(one, lambda: told.append("one")):
+            with dispatcher.told_of_silence(other, lambda: told.append("other")):
+                dispatcher.note_silence("text_encoding", one.address)
+            dispatcher.note_silence("text_encoding", other.address)
+        dispatcher.note_silence("text_encoding", one.address)
+    assert told == ["one"]

@@ -38,13 +38,20 @@ class ImageGenerationServiceStub:
     tenant is `anonymous`. Tenants share a tier's capacity by turns. Whoever calls
     is believed, so a public endpoint has to set the key itself.
 
+    The retries of gRPC's own retry policy are told to stop by an overload
+    (`grpc-retry-pushback-ms: -1`), and when to come by UNAVAILABLE.
+
     | code | reason | what to do |
     |---|---|---|
     | INVALID_ARGUMENT | INVALID_SPEC | mend the fields that `BadRequest` lists |
+    | INVALID_ARGUMENT | REQUEST_ID_REUSED | make a new ID for each request |
     | NOT_FOUND | MODEL_NOT_FOUND | choose a model of `ListModels` |
     | FAILED_PRECONDITION | MODEL_NOT_READY | build the model |
+    | FAILED_PRECONDITION | REQUEST_QUARANTINED | change the spec: stages died under it |
     | RESOURCE_EXHAUSTED | QUEUE_FULL | try again after `RetryInfo.retry_delay` |
-    | UNAVAILABLE | STAGE_UNAVAILABLE | try again, with backoff |
+    | RESOURCE_EXHAUSTED | TENANT_RATE, TENANT_IN_FLIGHT | the same; the limit is the tenant's own |
+    | RESOURCE_EXHAUSTED | DEADLINE_TOO_SHORT | give the call more time, or try later |
+    | UNAVAILABLE | STAGE_UNAVAILABLE, STAGE_LOST | try again, with backoff |
     | DEADLINE_EXCEEDED | DEADLINE_PASSED | give the call more time |
     | DATA_LOSS | NOT_FINITE | the model failed on this input; change it |
     | INTERNAL | INTERNAL, STAGE_FAILED | a bug; quote the `RequestInfo.request_id` |
@@ -86,13 +93,20 @@ class ImageGenerationServiceServicer:
     tenant is `anonymous`. Tenants share a tier's capacity by turns. Whoever calls
     is believed, so a public endpoint has to set the key itself.
 
+    The retries of gRPC's own retry policy are told to stop by an overload
+    (`grpc-retry-pushback-ms: -1`), and when to come by UNAVAILABLE.
+
     | code | reason | what to do |
     |---|---|---|
     | INVALID_ARGUMENT | INVALID_SPEC | mend the fields that `BadRequest` lists |
+    | INVALID_ARGUMENT | REQUEST_ID_REUSED | make a new ID for each request |
     | NOT_FOUND | MODEL_NOT_FOUND | choose a model of `ListModels` |
     | FAILED_PRECONDITION | MODEL_NOT_READY | build the model |
+    | FAILED_PRECONDITION | REQUEST_QUARANTINED | change the spec: stages died under it |
     | RESOURCE_EXHAUSTED | QUEUE_FULL | try again after `RetryInfo.retry_delay` |
-    | UNAVAILABLE | STAGE_UNAVAILABLE | try again, with backoff |
+    | RESOURCE_EXHAUSTED | TENANT_RATE, TENANT_IN_FLIGHT | the same; the limit is the tenant's own |
+    | RESOURCE_EXHAUSTED | DEADLINE_TOO_SHORT | give the call more time, or try later |
+    | UNAVAILABLE | STAGE_UNAVAILABLE, STAGE_LOST | try again, with backoff |
     | DEADLINE_EXCEEDED | DEADLINE_PASSED | give the call more time |
     | DATA_LOSS | NOT_FINITE | the model failed on this input; change it |
     | INTERNAL | INTERNAL, STAGE_FAILED | a bug; quote the `RequestInfo.request_id` |
@@ -160,13 +174,20 @@ class ImageGenerationService:
     tenant is `anonymous`. Tenants share a tier's capacity by turns. Whoever calls
     is believed, so a public endpoint has to set the key itself.
 
+    The retries of gRPC's own retry policy are told to stop by an overload
+    (`grpc-retry-pushback-ms: -1`), and when to come by UNAVAILABLE.
+
     | code | reason | what to do |
     |---|---|---|
     | INVALID_ARGUMENT | INVALID_SPEC | mend the fields that `BadRequest` lists |
+    | INVALID_ARGUMENT | REQUEST_ID_REUSED | make a new ID for each request |
     | NOT_FOUND | MODEL_NOT_FOUND | choose a model of `ListModels` |
     | FAILED_PRECONDITION | MODEL_NOT_READY | build the model |
+    | FAILED_PRECONDITION | REQUEST_QUARANTINED | change the spec: stages died under it |
     | RESOURCE_EXHAUSTED | QUEUE_FULL | try again after `RetryInfo.retry_delay` |
-    | UNAVAILABLE | STAGE_UNAVAILABLE | try again, with backoff |
+    | RESOURCE_EXHAUSTED | TENANT_RATE, TENANT_IN_FLIGHT | the same; the limit is the tenant's own |
+    | RESOURCE_EXHAUSTED | DEADLINE_TOO_SHORT | give the call more time, or try later |
+    | UNAVAILABLE | STAGE_UNAVAILABLE, STAGE_LOST | try again, with backoff |
     | DEADLINE_EXCEEDED | DEADLINE_PASSED | give the call more time |
     | DATA_LOSS | NOT_FINITE | the model failed on this input; change it |
     | INTERNAL | INTERNAL, STAGE_FAILED | a bug; quote the `RequestInfo.request_id` |
