@@ -28,7 +28,7 @@ from .fair_line import FairLine
 from .heavy_lanes import HeavyLanes
 from .placement import Placement, Room
 from .task_lines import TaskLines
-from .work import HEAVY_STAGE, STAGES, Grant, Model, Phase, Picture, StageName, Task, Ticket, Work
+from .work import HEAVY_STAGE, Grant, Model, Phase, Picture, StageName, Task, Ticket, Work
 
 # Light stages, the one nearest to the finished picture first.
 _FINISHING: tuple[StageName, ...] = ("postprocessing", "preprocessing", "text_encoding")
