@@ -5,6 +5,7 @@ import json
 import os
 import signal
 import threading
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
@@ -131,11 +132,13 @@ class Load:
     """What callers have seen.
 
     Attributes:
+        rounds: calls that have ended, by caller.
         pictures: the distinct bytes of the picture of each seed.
     """
 
     stub: imaging_grpc.ImageGenerationServiceStub
     done_count: int = 0
+    rounds: Counter[int] = field(default_factory=Counter)
     failures: list[Failure] = field(default_factory=list)
     pictures: dict[int, set[bytes]] = field(default_factory=dict)
     stopping: bool = False
@@ -144,6 +147,7 @@ class Load:
         number = caller
         while not self.stopping:
             await self.call(SEEDS[number % len(SEEDS)])
+            self.rounds[caller] += 1
             await asyncio.sleep(PAUSE_S)
             number += 1
 
@@ -165,6 +169,14 @@ class Load:
         """Returns once so many further calls are done."""
         wanted = self.done_count + count
         await until(lambda: self.done_count >= wanted, timeout_s=PATIENCE_S)
+
+    async def everyone(self, count: int) -> None:
+        """Returns once so many further calls of each caller have ended."""
+        wanted = {caller: done + count for caller, done in self.rounds.items()}
+        await until(
+            lambda: all(self.rounds[caller] >= least for caller, least in wanted.items()),
+            timeout_s=PATIENCE_S,
+        )
 
     def check_pictures(self) -> None:
         """The same request gave the same bytes, wherever it ran."""
