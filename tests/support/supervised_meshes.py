@@ -1,10 +1,12 @@
 """Real processes with timed engines, supervised as `sangsang up` does it, and a load upon them."""
 
 import asyncio
+import fcntl
 import json
 import os
 import signal
 import threading
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
@@ -47,10 +49,23 @@ class SupervisedMesh:
     """A mesh whose processes are started again when they end."""
 
     mesh: LocalMesh
+    devices: list[Path] = field(default_factory=list)
     ends: list[ChildEnd] = field(default_factory=list)
 
     def kill(self, name: str, signal_number: int) -> None:
         self.mesh.children[name].send_signal(signal_number)
+
+    async def stop(self, name: str) -> None:
+        """Stops a process, but not while it locks its timed device: no real one has such a lock."""
+        async with asyncio.timeout(PATIENCE_S):
+            while True:
+                self.kill(name, signal.SIGSTOP)
+                for _ in range(20):
+                    await asyncio.sleep(0.01)
+                    if all(map(_unlocked, self.devices)):
+                        return
+                self.kill(name, signal.SIGCONT)
+                await asyncio.sleep(0.01)
 
     def pid(self, name: str) -> int:
         return self.mesh.children[name].pid
@@ -80,6 +95,15 @@ class SupervisedMesh:
             finally:
                 for caller in callers:
                     caller.cancel()
+
+
+def _unlocked(device: Path) -> bool:
+    with device.open("rb") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return False
+        return True
 
 
 async def _serving(stub) -> bool:
@@ -131,11 +155,13 @@ class Load:
     """What callers have seen.
 
     Attributes:
+        rounds: calls that have ended, by caller.
         pictures: the distinct bytes of the picture of each seed.
     """
 
     stub: imaging_grpc.ImageGenerationServiceStub
     done_count: int = 0
+    rounds: Counter[int] = field(default_factory=Counter)
     failures: list[Failure] = field(default_factory=list)
     pictures: dict[int, set[bytes]] = field(default_factory=dict)
     stopping: bool = False
@@ -144,6 +170,7 @@ class Load:
         number = caller
         while not self.stopping:
             await self.call(SEEDS[number % len(SEEDS)])
+            self.rounds[caller] += 1
             await asyncio.sleep(PAUSE_S)
             number += 1
 
@@ -166,6 +193,14 @@ class Load:
         wanted = self.done_count + count
         await until(lambda: self.done_count >= wanted, timeout_s=PATIENCE_S)
 
+    async def everyone(self, count: int) -> None:
+        """Returns once so many further calls of each caller have ended."""
+        wanted = {caller: done + count for caller, done in self.rounds.items()}
+        await until(
+            lambda: all(self.rounds[caller] >= least for caller, least in wanted.items()),
+            timeout_s=PATIENCE_S,
+        )
+
     def check_pictures(self) -> None:
         """The same request gave the same bytes, wherever it ran."""
         assert {len(found) for found in self.pictures.values()} == {1}
@@ -178,6 +213,7 @@ def supervised_mesh(
 ) -> Iterator[SupervisedMesh]:
     """A running mesh with so many replicas of each stage; its logs lie in the folder."""
     name = f"faults-{os.getpid()}-{folder.name}"
+    devices = [device_path(f"{name}-{number}") for number in range(replica_count)]
     mesh = LocalMesh(
         [POCKET],
         cache_dir=folder / "cache",
@@ -198,7 +234,7 @@ def supervised_mesh(
     stop = threading.Event()
     try:
         with mesh:
-            running = SupervisedMesh(mesh)
+            running = SupervisedMesh(mesh, devices)
 
             def supervise() -> None:
                 while not stop.wait(0.02):
@@ -215,5 +251,5 @@ def supervised_mesh(
                     # One that a test has stopped could not be ended otherwise.
                     child.send_signal(signal.SIGCONT)
     finally:
-        for number in range(replica_count):
-            device_path(f"{name}-{number}").unlink(missing_ok=True)
+        for device in devices:
+            device.unlink(missing_ok=True)
