@@ -1,6 +1,6 @@
 """Which device a task goes to: the least loaded one that has room for it.
 
-Devices lie in a heap for each model (of a heavy one, for each tier), by load. An entry is good
+Devices lie in a heap for each model (of a heavy one, for each tier of it), by load. An entry holds
 while its device has not changed since; whatever changes a device lets it be entered anew, so a full
 one can be left out. A device is entered when a heap is next asked, however often it has changed
 until then. A choice among a thousand devices then costs as much as the few that are looked at.
