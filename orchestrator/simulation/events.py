@@ -75,8 +75,8 @@ class Signal(Generic[T]):
         if self._waiting is not None:
             self._loop.soon(self._waiting.resume)
 
-    def wait(self, process: "Process | None") -> None:
-        """Notes who waits; None for nobody any more."""
+    def wait(self, process: "Process") -> None:
+        """Notes who waits."""
         self._waiting = process
 
     def __await__(self) -> Generator["Signal[Any]", None, T]:
@@ -91,7 +91,6 @@ class Process:
     def __init__(self, loop: EventLoop, coroutine: Coroutine[Any, Any, None]) -> None:
         self._loop = loop
         self._coroutine = coroutine
-        self._awaited: Signal[Any] | None = None
         self._ended = False
 
     def resume(self) -> None:
@@ -101,16 +100,13 @@ class Process:
 
     def cancel(self) -> None:
         """Raises `Cancelled` where it waits; its clean-up runs before this returns."""
-        if self._ended:
-            return
-        if self._awaited is not None:
-            self._awaited.wait(None)
-        self._go(lambda: self._coroutine.throw(Cancelled()))
+        if not self._ended:
+            self._go(lambda: self._coroutine.throw(Cancelled()))
 
-    def _go(self, step: Callable[[], Any]) -> None:
+    def _go(self, step: Callable[[], Signal[Any]]) -> None:
         try:
-            self._awaited = step()
+            awaited = step()
         except (StopIteration, Cancelled):
-            self._ended, self._awaited = True, None
+            self._ended = True
         else:
-            self._awaited.wait(self)  # pyright: ignore[reportOptionalMemberAccess]
+            awaited.wait(self)

@@ -51,7 +51,7 @@ class Report:
         lane_utilisation: the same of lanes, by their number, over all devices.
         cost_s: device-seconds paid for each picture done: devices times makespan.
         work_s: device-seconds at full speed that were used for each picture done.
-        decision_us: real time of one scheduling decision, on the machine that simulated.
+        decision_us: processor time of one scheduling decision, on the machine that simulated.
     """
 
     name: str

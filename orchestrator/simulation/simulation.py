@@ -68,7 +68,7 @@ class Run:
         lane_busy_s: time during which each lane that was ever held had an execution.
         wasted_step_count: steps of pictures that ended after their caller had left.
         decision_count: tasks that got a lane.
-        decision_s: real seconds that the choices took, on the machine that simulated.
+        decision_s: processor time that the choices took, on the machine that simulated.
     """
 
     scenario: Scenario

@@ -66,7 +66,7 @@ def test_it_has_every_file_of_the_packages(wheel):
     expected = {
         f"{place}/{file.relative_to(ROOT / folder).as_posix()}"
         for folder, place in PLACES.items()
-        for kind in ("*.py", "*.pyi", "*.binpb", "*.txt")
+        for kind in ("*.py", "*.pyi", "*.binpb", "*.html", "*.txt")
         for file in (ROOT / folder).rglob(kind)
     }
     files = {name for name in zipfile.ZipFile(wheel).namelist() if ".dist-info/" not in name}

@@ -180,6 +180,12 @@ def test_a_step_that_runs_when_its_caller_leaves_is_wasted_and_no_more():
     assert [one.label for one in run.executions] == ["text", "diffusion", "diffusion"]
 
 
+def test_a_call_whose_caller_left_while_it_waited_for_the_engine_is_not_executed():
+    stays, leaves = Request("0", 0.0), Request("1", 0.0, cancel_s=0.005)
+    run = simulate(Scenario("two", TIMES, Workload((stays, leaves)), recorded=True))
+    assert {name for one in run.executions for name, _ in one.pictures} == {"0"}
+
+
 def test_what_cannot_be_in_time_is_refused_with_the_reason_of_the_wire():
     hasty = Request("0", 0.0, step_count=6, deadline_s=0.2)
     [outcome] = simulate(Scenario("one", TIMES, Workload((hasty,)))).outcomes
