@@ -10,6 +10,7 @@ import hashlib
 import json
 import os
 import shutil
+import stat
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -26,6 +27,7 @@ DEFAULT_CACHE_PATH = Path("~/.cache/sangsang")
 
 _FORMAT = 1
 _ANY_DEVICE = "any"
+_OTHERS_WRITE = stat.S_IWOTH
 
 
 class NotBuilt(ModelNotReady):
@@ -96,17 +98,49 @@ class EngineCache:
             DamagedBuild: the entry's files are missing or changed.
         """
         path = self.entry_path(key)
-        entry = _read_entry(path)
-        if entry.get("format") != _FORMAT or entry.get("key") != asdict(key):
-            raise NotBuilt(f"{path} was built from other weights or by another version")
-        files = entry.get("files")
-        if not isinstance(files, dict) or not files:
-            raise DamagedBuild(f"{path / ENTRY_NAME} lists no files")
-        for name, expected in files.items():
+        for name, expected in _files_of(path, key).items():
             file = path / name
             if Path(name).name != name or not file.is_file() or _sha256(file) != expected:
                 raise DamagedBuild(f"{file} is not the file that was built")
         return path
+
+    def read(self, key: BuildKey, name: str) -> bytes:
+        """Returns a built file's content: the very bytes whose sum was checked.
+
+        For what is run as code: between `find` and opening a file, somebody could change it.
+
+        Raises:
+            NotBuilt: there is no entry, or it was built for another key.
+            DamagedBuild: the file is missing or changed, or others may write to its folder.
+        """
+        path = self.entry_path(key)
+        expected = _files_of(path, key).get(name)
+        try:
+            content = (path / name).read_bytes()
+            mode = path.stat().st_mode
+        except OSError as exc:
+            raise DamagedBuild(f"{path / name} cannot be read: {exc}") from exc
+        if hashlib.sha256(content).hexdigest() != expected:
+            raise DamagedBuild(f"{path / name} is not the file that was built")
+        if mode & _OTHERS_WRITE:
+            raise DamagedBuild(f"anybody may write to {path}")
+        return content
+
+    @contextmanager
+    def scratch(self, backend: str, name: str) -> Iterator[Path]:
+        """Yields an empty folder for what a build needs on its way, which goes with the block.
+
+        One process at a time has it. What one left that was killed is removed by the next.
+        """
+        path = self.root / backend / f".scratch-{name}"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with _locked(path.with_name(f"{path.name}.lock")):
+            shutil.rmtree(path, ignore_errors=True)
+            path.mkdir(mode=0o700)
+            try:
+                yield path
+            finally:
+                shutil.rmtree(path, ignore_errors=True)
 
     @contextmanager
     def writing(self, key: BuildKey) -> Iterator[Path]:
@@ -128,6 +162,17 @@ class EngineCache:
                     _replace(final, temporary)
             finally:
                 shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _files_of(path: Path, key: BuildKey) -> dict[str, str]:
+    """Returns the sum of each file of an entry, which is the key's own."""
+    entry = _read_entry(path)
+    if entry.get("format") != _FORMAT or entry.get("key") != asdict(key):
+        raise NotBuilt(f"{path} was built from other weights or by another version")
+    files = entry.get("files")
+    if not isinstance(files, dict) or not files:
+        raise DamagedBuild(f"{path / ENTRY_NAME} lists no files")
+    return files
 
 
 def _read_entry(path: Path) -> dict[str, Any]:
