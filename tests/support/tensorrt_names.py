@@ -35,7 +35,7 @@ def names():
 
 
 def library_of(functions):
-    """An x86-64 shared object in which every one of some functions returns 0 (ELF, System V ABI)."""
+    """An x86-64 shared object (ELF) in which each of some functions returns 0."""
     returns_zero = b"\x31\xc0\xc3".ljust(8, b"\x90")
     code = 64 + 2 * 56
     strings = b"\0" + b"".join(name.encode() + b"\0" for name in functions)

@@ -149,7 +149,7 @@ class PlanEngine:
     def _borrowed(self, spec: TensorSpec, tensor: Any) -> Any:
         try:
             found = self._lane.device.borrow(tensor)
-        except (ValueError, TypeError, AttributeError) as exc:
+        except (ValueError, TypeError, AttributeError, RuntimeError, BufferError) as exc:
             raise ValueError(f"{spec.name} must be a tensor on the GPU: {exc}") from exc
         if found.dtype != torch_dtype(spec.dtype):
             raise ValueError(f"{spec.name} must be {spec.dtype}, not {found.dtype}")

@@ -293,7 +293,8 @@ class IExecutionContext:
 
     def set_input_shape(self, name, shape):
         sizes = self._engine._facts["profiles"][self._profile].get(name)
-        if sizes and not all(a <= b <= c for a, b, c in zip(sizes[0], shape, sizes[2], strict=True)):
+        least, _, most = sizes or (shape, shape, shape)
+        if not all(a <= b <= c for a, b, c in zip(least, shape, most, strict=True)):
             return False
         CALLS.append(("shape", name, shape))
         self._shapes[name] = tuple(shape)

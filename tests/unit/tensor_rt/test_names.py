@@ -13,7 +13,7 @@ from tensorrt_names import names
 
 from sangsang.services.runtime.engines import cuda_device
 
-SUPPORT = Path(__file__).parents[1] / "support"
+SUPPORT = Path(__file__).parents[2] / "support"
 
 pytestmark = pytest.mark.skipif(
     find_spec("tensorrt_bindings") is None or platform.machine() != "x86_64",
