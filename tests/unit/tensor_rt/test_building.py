@@ -19,10 +19,13 @@ from scripted_machine import (
 
 from sangsang.services.runtime.building.builder_process import BuildTask, run_builder
 from sangsang.services.runtime.building.failures import ExportFailed
+from sangsang.services.runtime.building.fusing.fuse import PATTERNS
 from sangsang.services.runtime.building.tensor_rt import TensorRtBuilder
+from sangsang.services.runtime.building.tensor_rt_rtx import TensorRtRtxBuilder
 from sangsang.services.runtime.engines.adapter_bank import open_bank
 from sangsang.services.runtime.engines.cache import BuildKey, EngineCache, NotBuilt
-from sangsang.services.runtime.engines.tensor_rt import BACKEND, BUCKETS, PLAN_NAME
+from sangsang.services.runtime.engines.tensor_rt import BACKEND, BUCKETS, PLAN_NAME, PLUGINS
+from sangsang.services.runtime.engines.tensor_rt_rtx import ENGINE_NAME
 from sangsang.services.runtime.engines.tensor_rt_sizes import bucket_profiles
 from sangsang.services.runtime.errors import ModelNotReady
 from sangsang.services.runtime.models.folder import MODULE_NAMES
@@ -212,3 +215,18 @@ def test_plugins_are_taken_only_by_a_build_that_asks_for_them(folder, machine, t
         assert builder.key("") != key(folder, "vae_decoder")
     facts = json.loads((tmp_path / PLAN_NAME).read_bytes().partition(b"\n")[0])
     assert facts["plugins"] == []
+
+
+@pytest.mark.skipif(find_spec("tensorrt_rtx") is None, reason="tensorrt-rtx is not installed")
+@pytest.mark.parametrize("module", MODULE_NAMES)
+def test_a_graph_with_nodes_of_ours_in_f16_is_one_that_tensorrts_parser_takes(
+    folder, tmp_path, module
+):
+    """TensorRT-RTX has the same parser and builder, and knows no plugin: it takes the functions."""
+    patterns = tuple(one for one in PATTERNS if one.name in PLUGINS)
+    bank = open_bank(folder) if module == "unet" else None
+    cache, graph = EngineCache(tmp_path), GRAPHS / module
+    with TensorRtRtxBuilder(folder, module, graph, bank, cache, patterns) as builder:
+        builder.build(tmp_path, "sm_89")
+        assert (builder.fused_count > 0) == (module != "text_encoder")
+    assert (tmp_path / ENGINE_NAME).read_bytes().startswith(b"vtrt")
