@@ -138,7 +138,4 @@ class EngineBuilder(ABC):
 
     @cached_property
     def _converted(self) -> Path:
-        # Of one model and module at a time; another process waits.
-        name = f"{self._folder.label(self._module)}-{self._folder.digest(self._module)[:20]}"
-        scratch = self._cache.scratch(self.backend, name)
-        return self._stack.enter_context(scratch) / GRAPH_NAME
+        return self._stack.enter_context(self._cache.scratch(self.backend)) / GRAPH_NAME

@@ -27,6 +27,7 @@ DEFAULT_CACHE_PATH = Path("~/.cache/sangsang")
 
 _FORMAT = 1
 _ANY_DEVICE = "any"
+_SCRATCH = ".scratch-"
 _OTHERS_WRITE = stat.S_IWOTH
 
 
@@ -127,20 +128,23 @@ class EngineCache:
         return content
 
     @contextmanager
-    def scratch(self, backend: str, name: str) -> Iterator[Path]:
+    def scratch(self, backend: str) -> Iterator[Path]:
         """Yields an empty folder for what a build needs on its way, which goes with the block.
 
-        One process at a time has it. What one left that was killed is removed by the next.
+        What builds left that were killed is removed: nobody holds their folders' locks any more.
         """
-        path = self.root / backend / f".scratch-{name}"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with _locked(path.with_name(f"{path.name}.lock")):
+        parent = self.root / backend
+        parent.mkdir(parents=True, exist_ok=True)
+        with _locked(parent):
+            _sweep_scratch(parent)
+            path = Path(tempfile.mkdtemp(prefix=_SCRATCH, dir=parent))
+            descriptor = os.open(path, os.O_RDONLY)
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+        try:
+            yield path
+        finally:
             shutil.rmtree(path, ignore_errors=True)
-            path.mkdir(mode=0o700)
-            try:
-                yield path
-            finally:
-                shutil.rmtree(path, ignore_errors=True)
+            os.close(descriptor)
 
     @contextmanager
     def writing(self, key: BuildKey) -> Iterator[Path]:
@@ -211,6 +215,23 @@ def _sweep(final: Path) -> None:
     for stale in final.parent.glob(f".{final.name}.*"):
         if stale.is_dir():
             shutil.rmtree(stale, ignore_errors=True)
+
+
+def _sweep_scratch(parent: Path) -> None:
+    for stale in parent.glob(f"{_SCRATCH}*"):
+        try:
+            descriptor = os.open(stale, os.O_RDONLY)
+        except FileNotFoundError:
+            # Its build has just ended.
+            continue
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            shutil.rmtree(stale, ignore_errors=True)
+        except BlockingIOError:
+            # Its build still runs.
+            continue
+        finally:
+            os.close(descriptor)
 
 
 @contextmanager

@@ -5,6 +5,7 @@ memory of the CPU instead. torch is imported when it is used.
 """
 
 import ctypes
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
@@ -16,6 +17,7 @@ from ..errors import ModelNotReady
 
 # Of a stream that goes before others where blocks of both wait for a place: torch's lower number.
 _HIGH_PRIORITY = -1
+_capturing = threading.Lock()
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,7 +148,8 @@ class CudaDevice:
         import torch
 
         graph = torch.cuda.CUDAGraph()
-        with torch.cuda.stream(stream):
+        # torch keeps its random generator's state while it captures: once at a time.
+        with _capturing, torch.cuda.stream(stream):
             graph.capture_begin(capture_error_mode="thread_local")
             try:
                 enqueue()

@@ -212,6 +212,8 @@ class ITimingCache:
 
     def combine(self, input_cache, ignore_mismatch):
         lines = self._content.splitlines(keepends=True)
+        if not input_cache._content.startswith(lines[0]):
+            return ignore_mismatch
         self._content = b"".join(dict.fromkeys(lines + input_cache._content.splitlines(True)))
         return True
 

@@ -129,7 +129,7 @@ def test_a_builder_that_is_killed_is_swept_after(folder, machine, tmp_path):
         "from pathlib import Path\n"
         "cache = EngineCache(Path(sys.argv[1]))\n"
         "key = BuildKey('text_encoder', 'd', 'tensorrt', 'v')\n"
-        "with cache.scratch('tensorrt', 'text_encoder-d') as one, cache.writing(key) as two:\n"
+        "with cache.scratch('tensorrt') as one, cache.writing(key) as two:\n"
         "    [(place / 'half').write_bytes(b'half') for place in (one, two)]\n"
         "    print('there', flush=True)\n"
         "    time.sleep(60)\n"
@@ -142,10 +142,14 @@ def test_a_builder_that_is_killed_is_swept_after(folder, machine, tmp_path):
     assert len(list(tmp_path.rglob("half"))) == 2
     cache = EngineCache(tmp_path)
     with (
-        cache.scratch(BACKEND, "text_encoder-d") as empty,
+        cache.scratch(BACKEND) as empty,
         cache.writing(BuildKey("text_encoder", "d", BACKEND, "v")),
     ):
         assert list(empty.iterdir()) == []
+        # What is in use is left alone.
+        with cache.scratch(BACKEND) as other:
+            assert empty.exists()
+            assert other != empty
         assert list(tmp_path.rglob("half")) == []
     assert not empty.exists()
 
