@@ -42,11 +42,12 @@ bench: .venv/.test ## measure the mesh against its bare engines, and the tiers a
 
 triton: .venv-triton/.ready ## install a real NVIDIA Triton Inference Server for the tests, where there is one
 
-test-gpu: .venv/.test ## run what only an NVIDIA GPU can show
+test-gpu: .venv/.test .venv/.tensorrt ## run what only an NVIDIA GPU can show
 	$(BIN)/pytest tests/gpu -m gpu
 
-bench-gpu: test-gpu ## measure the kernels against torch and against the GPU's bandwidth
+bench-gpu: test-gpu .venv/.tensorrt ## measure the kernels, and a UNet step in TensorRT with them and without
 	$(BIN)/python -m tests.benchmarks.kernels_against_torch
+	$(BIN)/python -m tests.benchmarks.unet_steps_in_tensor_rt $(MODEL)
 
 clean: ## remove .venv and what was made
 	rm -rf .venv .venv-triton out build dist *.egg-info .pytest_cache .ruff_cache .hypothesis
@@ -61,6 +62,9 @@ clean: ## remove .venv and what was made
 .venv/.test: .venv/bin/python pyproject.toml
 	$(INSTALL) --editable '.[test]'
 	@touch $@ .venv/.demo
+
+.venv/.tensorrt: .venv/.test
+	@$(INSTALL) --editable '.[tensorrt]' && touch $@ || echo "TensorRT is not installed: its tests are skipped"
 
 .venv/.lint: .venv/bin/python pyproject.toml
 	$(INSTALL) --editable '.[lint]'

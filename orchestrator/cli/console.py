@@ -7,6 +7,7 @@ import grpc
 import typer
 from grpc_status import rpc_status
 from rich.console import Console
+from rich.markup import escape
 
 from ...services.runtime.errors import ModelNotReady
 from ..settings import DEFAULT_PORT
@@ -39,7 +40,8 @@ ModelFolders = Annotated[
 
 def fail(message: str) -> int:
     """Prints an error and returns the exit code that goes with it."""
-    err.print(f"[bold red]error[/bold red] {message}", highlight=False)
+    # What has brackets is no markup: `pip install "sangsang[tensorrt]"`.
+    err.print(f"[bold red]error[/bold red] {escape(message)}", highlight=False)
     return 1
 
 

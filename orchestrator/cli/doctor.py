@@ -22,7 +22,10 @@ _EXTRAS = {
         "build,tensorrt-rtx",
         ("tensorrt_rtx", "onnx", "torch"),
     ),
-    "TensorRT engines": ("", ("tensorrt",)),
+    "build and serve engines of TensorRT (needs a GPU)": (
+        "build,tensorrt",
+        ("tensorrt", "triton", "onnx", "torch"),
+    ),
 }
 
 

@@ -15,7 +15,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import typer
-from rich.markup import escape
 
 from .console import fail
 
@@ -46,7 +45,7 @@ class Tool:
     def command(self, context: typer.Context) -> None:
         """Runs the tool with the arguments of the command line, and ends as it ends."""
         problem = self.problem()
-        raise typer.Exit(fail(escape(problem)) if problem else self.run(context.args))
+        raise typer.Exit(fail(problem) if problem else self.run(context.args))
 
     def problem(self) -> str | None:
         """Returns what keeps the tool from running, in words; None when nothing does."""

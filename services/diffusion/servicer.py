@@ -33,6 +33,8 @@ class DiffusionStage(ModelStage[DiffusionModel], services.DiffusionServiceServic
     """
 
     name = "diffusion"
+    # Every picture needs many steps of it and little of the other stages.
+    high_priority = True
     service_names: Sequence[str] = (
         messages.DESCRIPTOR.services_by_name["DiffusionService"].full_name,
     )

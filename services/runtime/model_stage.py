@@ -16,6 +16,7 @@ from opentelemetry import trace
 
 from . import telemetry as names
 from .engines.engine import Engine
+from .engines.execution_lane import ExecutionLane
 from .engines.loading import load_engine
 from .engines.remote_server import RemoteServer
 from .engines.timing import Timing
@@ -42,6 +43,8 @@ class ModelStage(ABC, Generic[M]):
     """
 
     name: str
+    # Whether its work goes first on a GPU that it shares.
+    high_priority = False
 
     def __init__(
         self, settings: ServiceSettings, worker: EngineWorker, *, max_batch_size: int
@@ -53,6 +56,8 @@ class ModelStage(ABC, Generic[M]):
         self._max_batch_size = max_batch_size
         self._models: dict[str, M] = {}
         self._loaded = False
+        # The worker runs one engine at a time, so they share a lane.
+        self._lane = ExecutionLane(high_priority=self.high_priority)
         self._tracer: trace.Tracer = trace.NoOpTracer()
 
     @abstractmethod
@@ -133,6 +138,7 @@ class ModelStage(ABC, Generic[M]):
                 settings.triton_server_shared_memory,
             ),
             timing=Timing(settings.timed_profile, settings.timed_device),
+            lane=self._lane,
         )
         return TracedEngine(engine, self._tracer)
 

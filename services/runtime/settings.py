@@ -69,7 +69,13 @@ class ServiceSettings(ProcessSettings):
     """Settings of a stage service."""
 
     backend: Literal[
-        "onnxruntime", "openvino", "tensorrt_rtx", "timed", "torch", "triton_server"
+        "onnxruntime",
+        "openvino",
+        "tensorrt",
+        "tensorrt_rtx",
+        "timed",
+        "torch",
+        "triton_server",
     ] = "onnxruntime"
     """Engine backend."""
 

@@ -18,8 +18,9 @@ from sangsang.services.runtime.building.half_precision import (
     static_graph,
     to_half_precision,
 )
-from sangsang.services.runtime.building.tensor_rt_rtx import EngineBuilder
+from sangsang.services.runtime.building.tensor_rt_rtx import TensorRtRtxBuilder
 from sangsang.services.runtime.engines.adapter_bank import open_bank
+from sangsang.services.runtime.engines.cache import EngineCache
 from sangsang.services.runtime.engines.onnx_runtime import session_options
 from sangsang.services.runtime.engines.weightless import GRAPH_NAME, read_weights
 from sangsang.services.runtime.errors import ModelNotReady
@@ -184,10 +185,10 @@ def wild(tmp_path):
     return ModelFolder.open(path), path / "engines" / "onnxruntime" / "vae_decoder"
 
 
-def test_a_model_that_f16_cannot_hold_is_refused(wild):
+def test_a_model_that_f16_cannot_hold_is_refused(wild, tmp_path):
     folder, build = wild
     with (
-        EngineBuilder(folder, "vae_decoder", build, None) as builder,
+        TensorRtRtxBuilder(folder, "vae_decoder", build, None, EngineCache(tmp_path)) as builder,
         pytest.raises(
             ModelNotReady, match=r"vae_decoder of pocket cannot be served in f16: .*differs"
         ),
@@ -213,12 +214,12 @@ def test_a_conversion_that_contradicts_itself_is_refused(tmp_path):
         check_half(folder, "vae_decoder", build, tmp_path / GRAPH_NAME, None)
 
 
-def test_the_bound_is_a_share_of_the_result(monkeypatch):
+def test_the_bound_is_a_share_of_the_result(monkeypatch, tmp_path):
     monkeypatch.setattr(half_checking, "TOLERANCE", 1e-9)
     folder = ModelFolder.open(POCKET)
     build = POCKET / "engines" / "onnxruntime" / "text_encoder"
     with (
-        EngineBuilder(folder, "text_encoder", build, None) as builder,
+        TensorRtRtxBuilder(folder, "text_encoder", build, None, EngineCache(tmp_path)) as builder,
         pytest.raises(ModelNotReady, match="with f16 the result differs"),
     ):
         _ = builder.check

@@ -15,14 +15,17 @@ import torch
 from onnx import TensorProto, helper
 
 from sangsang.services.runtime.building import build as build_module
-from sangsang.services.runtime.building import tensor_rt_rtx as building
+from sangsang.services.runtime.building import builder_process
 from sangsang.services.runtime.building.build import build_model
+from sangsang.services.runtime.building.builder_process import BuildTask, run_builder
 from sangsang.services.runtime.building.failures import ExportFailed
+from sangsang.services.runtime.building.tensor_rt_rtx import TensorRtRtxBuilder
 from sangsang.services.runtime.engines import tensor_rt_rtx as engines
 from sangsang.services.runtime.engines.adapter_bank import open_bank
 from sangsang.services.runtime.engines.cache import DamagedBuild, EngineCache, NotBuilt
 from sangsang.services.runtime.engines.loading import find_build, load_engine
 from sangsang.services.runtime.engines.tensor_rt_rtx import BACKEND, ENGINE_NAME, TARGETS, build_key
+from sangsang.services.runtime.engines.tensor_rt_sizes import range_profile
 from sangsang.services.runtime.errors import ModelNotReady
 from sangsang.services.runtime.models.folder import MODULE_NAMES, ModelFolder
 
@@ -86,7 +89,7 @@ def test_every_module_is_built_for_each_target(folder, cache, reports):
 
 @needs_library
 def test_a_second_build_starts_no_process(folder, cache, reports, monkeypatch):
-    monkeypatch.setattr(building, "_CHILD", "no_such_module")
+    monkeypatch.setattr(builder_process, "_CHILD", "no_such_module")
     again = [report for report in build(folder, cache, *DEVICES) if "sm_" in report.module]
     assert len(again) == len(MODULE_NAMES) * len(DEVICES)
     assert all(report.reused for report in again)
@@ -146,13 +149,13 @@ def test_a_builder_that_is_killed_leaves_nothing(folder, tmp_path, reports, monk
     monkeypatch.setenv("PYTHONPATH", str(SUPPORT))
     with (
         monkeypatch.context() as patched,
-        building.EngineBuilder(folder, "text_encoder", graph, None) as builder,
+        TensorRtRtxBuilder(folder, "text_encoder", graph, None, cache) as builder,
         pytest.raises(
             ModelNotReady, match=r"sm_89: its process was ended by SIGKILL.*build it again"
         ),
         cache.writing(key) as target,
     ):
-        patched.setattr(building, "_CHILD", "dying_builder")
+        patched.setattr(builder_process, "_CHILD", "dying_builder")
         builder.build(target, "sm_89")
     with pytest.raises(NotBuilt):
         cache.find(key)
@@ -169,6 +172,11 @@ def graph_of(path, *nodes, shape=("batch", 4, 4), opset=21):
     imports = [helper.make_opsetid("", opset), helper.make_opsetid("nowhere", 1)]
     onnx.save(helper.make_model(graph, opset_imports=imports, ir_version=10), path)
     return path
+
+
+def build_engine(graph, engine, device, sizes):
+    compute_capability = TARGETS[device]
+    run_builder(BuildTask("tensorrt_rtx", str(graph), str(engine), (sizes,), compute_capability))
 
 
 SIZES = {"x": ((1, 4, 4), (2, 4, 4), (8, 4, 4))}
@@ -188,7 +196,7 @@ SIZES = {"x": ((1, 4, 4), (2, 4, 4), (8, 4, 4))}
 def test_an_operator_that_it_does_not_know_is_named(tmp_path, node, said):
     graph = graph_of(tmp_path / "graph.onnx", node)
     with pytest.raises(ExportFailed, match=said):
-        building.build_engine(graph, tmp_path / "engine", "sm_89", SIZES)
+        build_engine(graph, tmp_path / "engine", "sm_89", SIZES)
     assert not (tmp_path / "engine").exists()
 
 
@@ -198,7 +206,7 @@ def test_an_engine_is_for_the_target_that_was_asked_for(tmp_path):
     graph = graph_of(tmp_path / "graph.onnx", helper.make_node("MatMul", ["x", "x"], ["y"]))
     contents = {}
     for device in (*TARGETS, "sm_89"):
-        building.build_engine(graph, tmp_path / "engine", device, SIZES)
+        build_engine(graph, tmp_path / "engine", device, SIZES)
         content = (tmp_path / "engine").read_bytes()
         assert contents.setdefault(device, content) == content
     assert len(set(contents.values())) == len(TARGETS)
@@ -210,8 +218,8 @@ def test_a_failed_build_does_not_spoil_the_next(tmp_path):
     bad = graph_of(tmp_path / "bad.onnx", helper.make_node("Det", ["x"], ["y"]))
     good = graph_of(tmp_path / "good.onnx", helper.make_node("Softmax", ["x"], ["y"]))
     with pytest.raises(ExportFailed):
-        building.build_engine(bad, tmp_path / "engine", "sm_89", SIZES)
-    building.build_engine(good, tmp_path / "engine", "sm_89", SIZES)
+        build_engine(bad, tmp_path / "engine", "sm_89", SIZES)
+    build_engine(good, tmp_path / "engine", "sm_89", SIZES)
     assert (tmp_path / "engine").stat().st_size > 1000
 
 
@@ -220,7 +228,7 @@ def test_sizes_that_contradict_each_other_are_refused(tmp_path):
     graph = graph_of(tmp_path / "graph.onnx", helper.make_node("Softmax", ["x"], ["y"]))
     backwards = {"x": SIZES["x"][::-1]}
     with pytest.raises(ExportFailed):
-        building.build_engine(graph, tmp_path / "engine", "sm_89", backwards)
+        build_engine(graph, tmp_path / "engine", "sm_89", backwards)
 
 
 def test_without_the_library_it_says_what_to_install(folder, tmp_path, monkeypatch):
@@ -269,11 +277,11 @@ def test_only_an_engine_for_this_gpu_is_looked_for(folder, tmp_path, monkeypatch
 
 @needs_library
 def test_sizes_are_those_that_a_request_may_ask_for(folder):
-    sizes = engines.input_sizes(folder, "unet", open_bank(folder))
+    sizes = range_profile(folder, "unet", open_bank(folder), engines.BATCH_ROWS)
     channels, tokens = folder.latent_channels, folder.token_limit
     assert sizes["sample"] == tuple((b, channels, s, s) for b, s in ((1, 4), (2, 8), (8, 16)))
     width = folder.embedding_width
     assert sizes["encoder_hidden_states"] == tuple((b, tokens, width) for b in (1, 2, 8))
     assert sizes["timestep"] == ((1,), (2,), (8,))
-    encoder = engines.input_sizes(folder, "vae_encoder", None)
+    encoder = range_profile(folder, "vae_encoder", None, engines.BATCH_ROWS)
     assert encoder["sample"] == tuple((b, 3, s, s) for b, s in ((1, 32), (2, 64), (8, 128)))

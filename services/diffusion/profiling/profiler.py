@@ -27,6 +27,7 @@ _PACKAGES = {
     "onnxruntime": "onnxruntime",
     "openvino": "openvino",
     "torch": "torch",
+    "tensorrt": "tensorrt-cu13",
     "tensorrt_rtx": "tensorrt-rtx",
     "triton_server": "tritonclient",
 }

@@ -5,23 +5,23 @@ is stored is what was checked: the very files that will be served, in the engine
 them.
 """
 
-import shutil
 import time
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, TypeAlias
 
-from ..engines.adapter_bank import open_bank
-from ..engines.cache import ENTRY_NAME, BuildKey, EngineCache
-from ..engines.loading import BACKENDS, find_build, resolve_cache
+from ..engines.cache import EngineCache
+from ..engines.loading import BACKENDS, resolve_cache
 from ..engines.weightless import GRAPH_NAME, write_weight_list
 from ..errors import ModelNotReady
 from ..models.adapters import adapted_layers
 from ..models.folder import ModelFolder, ModuleName
 from ..models.manifest import model_parts
+from .engine_builds import COMPILED_BACKENDS, build_engines, target_devices
 from .failures import CheckReport, ExportFailed
+from .reports import BuildPlace, ModuleReport, module_report, not_installed
 from .sampling import SamplingReport, build_sampling
 from .schedules import DEFAULT_MAX_STEP_COUNT
 
@@ -46,31 +46,6 @@ class BuildProgress:
 
 
 Progress: TypeAlias = Callable[[BuildProgress], None]
-
-
-@dataclass(frozen=True, slots=True)
-class ModuleReport:
-    """What was done for one module.
-
-    Attributes:
-        module: the module; of a further UNet its folder's name.
-        seconds: time it took.
-        size_bytes: bytes of what was stored, weights excluded.
-        max_difference: largest absolute difference over all checks from torch, for a compiled
-            module or an engine from ONNX Runtime in f32; None when reused.
-        row_exact: whether a row got the same bits in batches of every size that was tried, on
-            this machine with one thread; None when reused, or where none was tried.
-        reused: whether a sound build was there already.
-        path: folder of the build.
-    """
-
-    module: str
-    seconds: float
-    size_bytes: int
-    max_difference: float | None
-    row_exact: bool | None
-    reused: bool
-    path: Path
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,7 +86,7 @@ def build_model(
         beside: whether to store them in the model's own folder, to be shipped with it. What is
             compiled for this machine goes to the cache all the same.
         devices: GPUs that `tensorrt_rtx` builds engines for, e.g. `sm_89`; none means all that it
-            knows. Of no meaning for other backends.
+            knows. Of no meaning for other backends: `tensorrt` builds for the GPU that is there.
         max_step_count: most denoising steps that a request may ask for; tables take time to
             compile in proportion. Tables that are there already keep theirs.
         progress: told at each phase of each part.
@@ -122,26 +97,23 @@ def build_model(
     """
     if backend not in BACKENDS:
         raise ModelNotReady(f"no backend {backend!r}; there are {', '.join(BACKENDS)}")
-    if backend == "tensorrt_rtx":
-        from ..engines.tensor_rt_rtx import check_devices
-
-        # Before time is spent on what cannot be compiled.
-        check_devices(devices)
+    # Before time is spent on what cannot be compiled.
+    compiled_for = target_devices(backend, devices)
     started = time.perf_counter()
-    place = EngineCache.beside(folder) if beside else resolve_cache(cache_dir)
+    cache = resolve_cache(cache_dir)
     # What was built before is copied beside the model rather than built again.
-    source = resolve_cache(cache_dir) if beside else None
+    place = BuildPlace(EngineCache.beside(folder), cache) if beside else BuildPlace(cache)
     # Eager torch modules are loaded from the folder itself.
     parts = () if backend == "torch" else model_parts(folder)
     reports: list[ModuleReport] = []
     for index, (part, module) in enumerate(parts):
         tell = _teller(progress, part.label(module), index, len(parts) + 1)
-        reports.append(_build_module(part, module, place, source, tell))
+        reports.append(_build_module(part, module, place, tell))
         if backend == "openvino":
-            reports.append(_compile_module(part, module, resolve_cache(cache_dir), tell))
-        if backend == "tensorrt_rtx":
+            reports.append(_compile_module(part, module, cache, tell))
+        if backend in COMPILED_BACKENDS:
             graph = reports[-1].path
-            reports += _build_engines(part, module, graph, place, source, devices, tell)
+            reports += build_engines(backend, part, module, graph, place, cache, compiled_for, tell)
     tell = _teller(progress, "samplers", len(parts), len(parts) + 1)
     tell("compiling")
     with warnings.catch_warnings():
@@ -151,7 +123,7 @@ def build_model(
             folder,
             # The decoder's own graph is there whatever else it is compiled for.
             backend="torch" if backend == "torch" else "onnxruntime",
-            cache_dir=place,
+            cache_dir=place.store,
             beside=beside,
             max_step_count=max_step_count,
         )
@@ -172,28 +144,23 @@ def _teller(
 
 
 def _build_module(
-    folder: ModelFolder,
-    module: ModuleName,
-    place: EngineCache,
-    source: EngineCache | None,
-    tell: Callable[[Phase], None],
+    folder: ModelFolder, module: ModuleName, place: BuildPlace, tell: Callable[[Phase], None]
 ) -> ModuleReport:
     from ..engines.onnx_runtime import build_key
 
     started = time.perf_counter()
     tell("looking")
     key = build_key(folder, module)
-    beside = source is not None
-    found = _find(folder, key, place, beside=beside)
-    check = None
+    found, check = place.find(folder, key), None
     if found is None:
-        with place.writing(key) as target:
+        with place.store.writing(key) as target:
             # Another process may have built it while this one waited for the lock.
-            found = _find(folder, key, place, beside=beside)
-            if found is None and not _copy(key, source, target):
+            found = place.find(folder, key)
+            if found is None and not place.copy(key, target):
                 check = _export_and_check(folder, module, target, tell)
     tell("done")
-    return _module_report(folder.label(module), found or place.entry_path(key), started, check)
+    path = found or place.store.entry_path(key)
+    return module_report(folder.label(module), path, started, check)
 
 
 def _compile_module(
@@ -210,79 +177,7 @@ def _compile_module(
     tell("compiling")
     path, check = compile_and_check(folder, module, cache)
     tell("done")
-    return _module_report(f"{folder.label(module)}, compiled", path, started, check)
-
-
-def _build_engines(
-    folder: ModelFolder,
-    module: ModuleName,
-    graph: Path,
-    place: EngineCache,
-    source: EngineCache | None,
-    devices: Sequence[str],
-    tell: Callable[[Phase], None],
-) -> Iterator[ModuleReport]:
-    try:
-        from ..engines.tensor_rt_rtx import TARGETS, build_key
-        from .tensor_rt_rtx import EngineBuilder
-    except ImportError as exc:
-        raise _not_installed(exc) from exc
-    bank = open_bank(folder) if module == "unet" else None
-    with EngineBuilder(folder, module, graph, bank) as builder:
-        for device in devices or TARGETS:
-            started, check = time.perf_counter(), None
-            tell("compiling")
-            key = build_key(folder, module, device, bank)
-            found = _find(folder, key, place, beside=source is not None)
-            if found is None:
-                with place.writing(key) as target:
-                    found = _find(folder, key, place, beside=source is not None)
-                    if found is None and not _copy(key, source, target):
-                        builder.build(target, device)
-                        check = builder.check
-            path = found or place.entry_path(key)
-            yield _module_report(f"{folder.label(module)}, {device}", path, started, check)
-    tell("done")
-
-
-def _find(folder: ModelFolder, key: BuildKey, place: EngineCache, *, beside: bool) -> Path | None:
-    try:
-        return place.find(key) if beside else find_build(folder, key, place)
-    except ModelNotReady:
-        return None
-
-
-def _copy(key: BuildKey, source: EngineCache | None, target: Path) -> bool:
-    """Returns whether `source` has a build of the key, copied to `target` if so."""
-    try:
-        found = None if source is None else source.find(key)
-    except ModelNotReady:
-        return False
-    for file in () if found is None else found.iterdir():
-        if file.name != ENTRY_NAME:
-            shutil.copyfile(file, target / file.name)
-    return found is not None
-
-
-def _module_report(
-    module: str, path: Path, started: float, check: CheckReport | None
-) -> ModuleReport:
-    return ModuleReport(
-        module=module,
-        seconds=time.perf_counter() - started,
-        size_bytes=sum(file.stat().st_size for file in path.iterdir()),
-        max_difference=check.max_difference if check else None,
-        row_exact=check.row_exact if check else None,
-        reused=check is None,
-        path=path,
-    )
-
-
-def _not_installed(error: ImportError) -> ModelNotReady:
-    return ModelNotReady(
-        f"building needs {error.name}, which is not installed; "
-        'install the extra: pip install "sangsang[build]"'
-    )
+    return module_report(f"{folder.label(module)}, compiled", path, started, check)
 
 
 def _export_and_check(
@@ -294,7 +189,7 @@ def _export_and_check(
         from .checking import check_export
         from .export import export_module
     except ImportError as exc:
-        raise _not_installed(exc) from exc
+        raise not_installed(exc) from exc
     try:
         network = load_module(folder, module)
         tell("exporting")

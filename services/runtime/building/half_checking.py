@@ -6,7 +6,7 @@ f32 with a rounding to f16 behind every operation that it computes in f16: what 
 sums in f32.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -61,7 +61,7 @@ def check_half(
     try:
         return max(
             _difference(reference, session, inputs, {} if bank is None else bank.arrays)
-            for inputs in _examples(folder, module, bank)
+            for inputs in example_calls(folder, module, bank)
         )
     finally:
         reference.close()
@@ -105,11 +105,22 @@ def _round(graph: ir.Graph, node: ir.Node, output: ir.Value) -> None:
         user.node.replace_input_with(user.idx, back.outputs[0])
 
 
-def _examples(
-    folder: ModelFolder, module: ModuleName, bank: AdapterBank | None
+def example_calls(
+    folder: ModelFolder,
+    module: ModuleName,
+    bank: AdapterBank | None,
+    shapes: Sequence[tuple[int, tuple[int, int]]] = _SHAPES,
 ) -> list[dict[str, np.ndarray[Any, Any]]]:
+    """Returns random inputs, with scales of the adapters if there are any.
+
+    Args:
+        folder: the model.
+        module: which module.
+        bank: its adapters.
+        shapes: rows and sides of each, the latter in the smallest sizes that the module takes.
+    """
     found: list[dict[str, np.ndarray[Any, Any]]] = []
-    for seed, (rows, sides) in enumerate(_SHAPES):
+    for seed, (rows, sides) in enumerate(shapes):
         inputs: dict[str, np.ndarray[Any, Any]] = example_inputs(folder, module, rows, sides, seed)
         if bank is not None:
             shape = (rows, len(bank.slot_names))
@@ -119,16 +130,24 @@ def _examples(
     return found
 
 
-def _difference(
-    reference: Engine, session: ort.InferenceSession, inputs: Inputs, bank: Inputs
-) -> float:
-    name = reference.outputs[0].name
-    expected = reference.infer(inputs)[name]
-    # The engine gets the adapters in f16.
-    halves = {n: half_of(a).astype(a.dtype) if a.dtype.kind == "f" else a for n, a in bank.items()}
-    actual = np.asarray(session.run([name], {**inputs, **halves})[0])
+def require_near(expected: np.ndarray[Any, Any], actual: np.ndarray[Any, Any]) -> float:
+    """Returns the largest absolute difference of a result in f16 from that in f32.
+
+    Raises:
+        ExportFailed: it is beyond the tolerance, or a result is not finite.
+    """
     # NaN anywhere makes the result NaN, which no comparison lets pass.
     difference = float(np.abs(expected - actual).max())
     if not difference <= TOLERANCE * max(1.0, float(np.abs(expected).max())):
         raise ExportFailed(f"with f16 the result differs by {difference:.2e} from f32")
     return difference
+
+
+def _difference(
+    reference: Engine, session: ort.InferenceSession, inputs: Inputs, bank: Inputs
+) -> float:
+    name = reference.outputs[0].name
+    # The engine gets the adapters in f16.
+    halves = {n: half_of(a).astype(a.dtype) if a.dtype.kind == "f" else a for n, a in bank.items()}
+    actual = np.asarray(session.run([name], {**inputs, **halves})[0])
+    return require_near(reference.infer(inputs)[name], actual)

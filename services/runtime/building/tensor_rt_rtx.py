@@ -1,130 +1,28 @@
-"""Builds engines of TensorRT-RTX from exported graphs: f16, no GPU needed, each in its own process.
+"""Engines of TensorRT-RTX: no GPU is needed, so one machine builds them for several kinds."""
 
-The graph is converted once for a module, checked against f32, and written with its weights to a
-folder that goes when all targets are built.
-"""
-
-import json
-import signal
-import subprocess
-import sys
-import tempfile
-from collections.abc import Mapping
-from functools import cached_property
 from pathlib import Path
 
-import onnx
-import onnx_ir as ir
-
-from ..engines.adapter_bank import AdapterBank
-from ..engines.tensor_rt_rtx import ENGINE_NAME, TARGETS, Sizes, bank_shapes, input_sizes
-from ..engines.weightless import GRAPH_NAME, read_weights
-from ..errors import ModelNotReady
-from ..models.folder import ModelFolder, ModuleName
-from .failures import CheckReport, ExportFailed
-from .half_checking import check_half
-from .half_precision import static_graph, to_half_precision
-from .tensor_rt_child import MAGIC
-
-_CHILD = f"{__package__}.tensor_rt_child"
-# Of what a failed build says, the end: TensorRT names the cause last.
-_SAID_LINES = 6
+from ..engines.cache import BuildKey
+from ..engines.tensor_rt_rtx import BACKEND, BATCH_ROWS, ENGINE_NAME, TARGETS, TITLE, build_key
+from ..engines.tensor_rt_sizes import range_profile
+from .builder_process import BuildTask
+from .engine_builder import EngineBuilder
 
 
-class EngineBuilder:
-    """Builds the engines of one module. Use it in a `with` block: it keeps the converted graph.
+class TensorRtRtxBuilder(EngineBuilder):
+    """Builds the engines of one module; devices are those of `TARGETS`."""
 
-    Args:
-        folder: the model.
-        module: which of its modules.
-        graph: folder of the module's build for ONNX Runtime.
-        bank: the model's adapters, if the module takes them.
-    """
+    title = TITLE
+    backend = BACKEND
 
-    def __init__(
-        self, folder: ModelFolder, module: ModuleName, graph: Path, bank: AdapterBank | None
-    ) -> None:
-        self._folder = folder
-        self._module: ModuleName = module
-        self._build = graph
-        self._bank = bank
-        self._temporary = tempfile.TemporaryDirectory(prefix="sangsang-")
+    def key(self, device: str) -> BuildKey:
+        return build_key(self._folder, self._module, device, self._bank)
 
-    def __enter__(self) -> "EngineBuilder":
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._temporary.cleanup()
-
-    @cached_property
-    def check(self) -> CheckReport:
-        """How the converted graph compares with f32; converts it, once.
-
-        Raises:
-            ModelNotReady: it cannot be converted, or f16 is not enough for it.
-        """
-        folder, module = self._folder, self._module
-        graph = self._build / GRAPH_NAME
-        try:
-            exact = static_graph(onnx.load(graph, load_external_data=False))
-            weights = read_weights(graph, folder.weights(module))
-            half = to_half_precision(exact, weights, bank_shapes(self._bank))
-            ir.save(half, self._converted, external_data="weights.bin")
-            difference = check_half(folder, module, self._build, self._converted, self._bank)
-        except ExportFailed as exc:
-            what = f"{folder.label(module)} of {folder.model_id}"
-            raise ModelNotReady(f"{what} cannot be served in f16: {exc}") from exc
-        return CheckReport(difference, None)
-
-    def build(self, target: Path, device: str) -> None:
-        """Writes the engine for a GPU into a folder.
-
-        Args:
-            target: the folder.
-            device: one of `TARGETS`.
-
-        Raises:
-            ModelNotReady: TensorRT-RTX cannot build it; the message has what it said.
-        """
-        _ = self.check
-        sizes = input_sizes(self._folder, self._module, self._bank)
-        try:
-            build_engine(self._converted, target / ENGINE_NAME, device, sizes)
-        except ExportFailed as exc:
-            what = f"{self._folder.label(self._module)} of {self._folder.model_id}"
-            raise ModelNotReady(f"TensorRT-RTX cannot build {what} for {device}: {exc}") from exc
-
-    @property
-    def _converted(self) -> Path:
-        return Path(self._temporary.name) / GRAPH_NAME
-
-
-def build_engine(graph: Path, engine: Path, device: str, sizes: Mapping[str, Sizes]) -> None:
-    """Writes the engine of a graph, built in a process of its own.
-
-    Args:
-        graph: ONNX file, every edge of the type that it is computed in.
-        engine: file to write.
-        device: one of `TARGETS`.
-        sizes: least, usual and most of each input whose sizes are not fixed in the graph.
-
-    Raises:
-        ExportFailed: TensorRT-RTX does not take the graph, or its process was ended.
-    """
-    task = {
-        "graph": str(graph),
-        "engine": str(engine),
-        "compute_capability": TARGETS[device],
-        "profile": sizes,
-    }
-    command = [sys.executable, "-m", _CHILD, json.dumps(task)]
-    # It runs our own module.
-    done = subprocess.run(command, capture_output=True, text=True, check=False)  # noqa: S603
-    if done.returncode < 0:
-        name = signal.Signals(-done.returncode).name
-        hint = ", most likely for want of memory" if name == "SIGKILL" else ""
-        raise ExportFailed(f"its process was ended by {name}{hint}; build it again")
-    if done.returncode > 0:
-        raise ExportFailed("\n".join(done.stderr.strip().splitlines()[-_SAID_LINES:]))
-    if not engine.is_file() or not engine.read_bytes().startswith(MAGIC):
-        raise ExportFailed("its process left no engine; build it again")
+    def task(self, graph: Path, target: Path, device: str) -> BuildTask:
+        return BuildTask(
+            package="tensorrt_rtx",
+            graph=str(graph),
+            engine=str(target / ENGINE_NAME),
+            profiles=(range_profile(self._folder, self._module, self._bank, BATCH_ROWS),),
+            compute_capability=TARGETS[device],
+        )

@@ -10,6 +10,7 @@ import hashlib
 import json
 import os
 import shutil
+import stat
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -26,6 +27,8 @@ DEFAULT_CACHE_PATH = Path("~/.cache/sangsang")
 
 _FORMAT = 1
 _ANY_DEVICE = "any"
+_SCRATCH = ".scratch-"
+_OTHERS_WRITE = stat.S_IWOTH
 
 
 class NotBuilt(ModelNotReady):
@@ -96,17 +99,52 @@ class EngineCache:
             DamagedBuild: the entry's files are missing or changed.
         """
         path = self.entry_path(key)
-        entry = _read_entry(path)
-        if entry.get("format") != _FORMAT or entry.get("key") != asdict(key):
-            raise NotBuilt(f"{path} was built from other weights or by another version")
-        files = entry.get("files")
-        if not isinstance(files, dict) or not files:
-            raise DamagedBuild(f"{path / ENTRY_NAME} lists no files")
-        for name, expected in files.items():
+        for name, expected in _files_of(path, key).items():
             file = path / name
             if Path(name).name != name or not file.is_file() or _sha256(file) != expected:
                 raise DamagedBuild(f"{file} is not the file that was built")
         return path
+
+    def read(self, key: BuildKey, name: str) -> bytes:
+        """Returns a built file's content: the very bytes whose sum was checked.
+
+        For what is run as code: between `find` and opening a file, somebody could change it.
+
+        Raises:
+            NotBuilt: there is no entry, or it was built for another key.
+            DamagedBuild: the file is missing or changed, or others may write to its folder.
+        """
+        path = self.entry_path(key)
+        expected = _files_of(path, key).get(name)
+        try:
+            content = (path / name).read_bytes()
+            mode = path.stat().st_mode
+        except OSError as exc:
+            raise DamagedBuild(f"{path / name} cannot be read: {exc}") from exc
+        if hashlib.sha256(content).hexdigest() != expected:
+            raise DamagedBuild(f"{path / name} is not the file that was built")
+        if mode & _OTHERS_WRITE:
+            raise DamagedBuild(f"anybody may write to {path}")
+        return content
+
+    @contextmanager
+    def scratch(self, backend: str) -> Iterator[Path]:
+        """Yields an empty folder for what a build needs on its way, which goes with the block.
+
+        What builds left that were killed is removed: nobody holds their folders' locks any more.
+        """
+        parent = self.root / backend
+        parent.mkdir(parents=True, exist_ok=True)
+        with _locked(parent):
+            _sweep_scratch(parent)
+            path = Path(tempfile.mkdtemp(prefix=_SCRATCH, dir=parent))
+            descriptor = os.open(path, os.O_RDONLY)
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+        try:
+            yield path
+        finally:
+            shutil.rmtree(path, ignore_errors=True)
+            os.close(descriptor)
 
     @contextmanager
     def writing(self, key: BuildKey) -> Iterator[Path]:
@@ -128,6 +166,17 @@ class EngineCache:
                     _replace(final, temporary)
             finally:
                 shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _files_of(path: Path, key: BuildKey) -> dict[str, str]:
+    """Returns the sum of each file of an entry, which is the key's own."""
+    entry = _read_entry(path)
+    if entry.get("format") != _FORMAT or entry.get("key") != asdict(key):
+        raise NotBuilt(f"{path} was built from other weights or by another version")
+    files = entry.get("files")
+    if not isinstance(files, dict) or not files:
+        raise DamagedBuild(f"{path / ENTRY_NAME} lists no files")
+    return files
 
 
 def _read_entry(path: Path) -> dict[str, Any]:
@@ -166,6 +215,23 @@ def _sweep(final: Path) -> None:
     for stale in final.parent.glob(f".{final.name}.*"):
         if stale.is_dir():
             shutil.rmtree(stale, ignore_errors=True)
+
+
+def _sweep_scratch(parent: Path) -> None:
+    for stale in parent.glob(f"{_SCRATCH}*"):
+        try:
+            descriptor = os.open(stale, os.O_RDONLY)
+        except FileNotFoundError:
+            # Its build has just ended.
+            continue
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            shutil.rmtree(stale, ignore_errors=True)
+        except BlockingIOError:
+            # Its build still runs.
+            continue
+        finally:
+            os.close(descriptor)
 
 
 @contextmanager

@@ -7,10 +7,19 @@ from ..models.folder import ModelFolder, ModuleName
 from .adapter_bank import AdapterBank, open_bank
 from .cache import DEFAULT_CACHE_PATH, BuildKey, DamagedBuild, EngineCache, NotBuilt
 from .engine import Engine
+from .execution_lane import ExecutionLane
 from .remote_server import RemoteServer
 from .timing import Timing
 
-BACKENDS = ("onnxruntime", "openvino", "tensorrt_rtx", "timed", "torch", "triton_server")
+BACKENDS = (
+    "onnxruntime",
+    "openvino",
+    "tensorrt",
+    "tensorrt_rtx",
+    "timed",
+    "torch",
+    "triton_server",
+)
 
 # What installs all that a backend imports; the others come with `cpu`.
 _EXTRAS = {
@@ -30,6 +39,7 @@ def load_engine(
     cache: EngineCache | Path | None = None,
     remote: RemoteServer | None = None,
     timing: Timing | None = None,
+    lane: ExecutionLane | None = None,
 ) -> Engine:
     """Returns the engine of one module, ready to infer; the UNet's with the model's adapters.
 
@@ -41,6 +51,7 @@ def load_engine(
         cache: where builds lie that are not beside the model; None takes the user's cache.
         remote: who runs the engine, for `triton_server`.
         timing: what is held and for how long, for `timed`.
+        lane: where on a GPU `tensorrt` and `tensorrt_rtx` run; None makes a lane of its own.
 
     Raises:
         ModelNotReady: the module has not been built for this backend, its build is damaged or
@@ -64,13 +75,20 @@ def load_engine(
                 folder, module, graph, place, threads=threads, bank=bank
             )
             return openvino_cpu.OpenVinoEngine(folder, module, build, threads=threads, bank=bank)
+        if backend == "tensorrt":
+            from . import tensor_rt
+
+            gpu, bank = tensor_rt.gpu_identity(), _bank(folder, module)
+            key = tensor_rt.build_key(folder, module, gpu, bank)
+            plan = read_own_build(folder, key, cache, tensor_rt.PLAN_NAME)
+            return tensor_rt.open_engine(folder, module, plan, bank=bank, lane=lane)
         if backend == "tensorrt_rtx":
             from . import tensor_rt_rtx
 
             bank, device = _bank(folder, module), tensor_rt_rtx.gpu_device()
             key = tensor_rt_rtx.build_key(folder, module, device, bank)
             build = find_build(folder, key, cache)
-            return tensor_rt_rtx.TensorRtRtxEngine(folder, module, build, bank=bank)
+            return tensor_rt_rtx.open_engine(folder, module, build, bank=bank, lane=lane)
         if backend == "timed":
             from .timed import load_timed
 
@@ -108,7 +126,27 @@ def find_build(folder: ModelFolder, key: BuildKey, cache: EngineCache | Path | N
             return place.find(key)
         except (NotBuilt, DamagedBuild) as exc:
             problems.append(exc.message)
-    raise ModelNotReady(
+    raise _not_built(folder, key, problems)
+
+
+def read_own_build(
+    folder: ModelFolder, key: BuildKey, cache: EngineCache | Path | None, name: str
+) -> bytes:
+    """Returns a file of a module's build that is run as code: from our own cache alone.
+
+    What lies beside a model came with it, from anywhere.
+
+    Raises:
+        ModelNotReady: there is no sound build of this key in the cache.
+    """
+    try:
+        return resolve_cache(cache).read(key, name)
+    except (NotBuilt, DamagedBuild) as exc:
+        raise _not_built(folder, key, [exc.message]) from exc
+
+
+def _not_built(folder: ModelFolder, key: BuildKey, problems: list[str]) -> ModelNotReady:
+    return ModelNotReady(
         f"{key.module} of {folder.model_id} is not built for {key.backend} "
         f"({'; '.join(problems)}); run `sangsang build {folder.path}{_option(key.backend)}`"
     )
