@@ -24,6 +24,7 @@ BACKENDS = (
 # What installs all that a backend imports; the others come with `cpu`.
 _EXTRAS = {
     "openvino": "openvino",
+    "tensorrt": "gpu,tensorrt",
     "tensorrt_rtx": "gpu,tensorrt-rtx",
     "torch": "gpu",
     "triton_server": "triton-server",
