@@ -16,6 +16,14 @@ from typing import Literal, TypeAlias
 from ..engines.adapter_bank import open_bank
 from ..engines.cache import ENTRY_NAME, BuildKey, EngineCache
 from ..engines.loading import BACKENDS, find_build, resolve_cache
+from ..engines.precisions import (
+    DEFAULT_PRECISION,
+    Precision,
+    check_precision,
+    devices_of,
+    module_precision,
+    read_prompts,
+)
 from ..engines.weightless import GRAPH_NAME, write_weight_list
 from ..errors import ModelNotReady
 from ..models.adapters import adapted_layers
@@ -99,6 +107,7 @@ def build_model(
     cache_dir: EngineCache | Path | None = None,
     beside: bool = False,
     devices: Sequence[str] = (),
+    precision: str = DEFAULT_PRECISION,
     max_step_count: int = DEFAULT_MAX_STEP_COUNT,
     progress: Progress | None = None,
 ) -> BuildReport:
@@ -111,7 +120,8 @@ def build_model(
         beside: whether to store them in the model's own folder, to be shipped with it. What is
             compiled for this machine goes to the cache all the same.
         devices: GPUs that `tensorrt_rtx` builds engines for, e.g. `sm_89`; none means all that it
-            knows. Of no meaning for other backends.
+            has the precision for. Of no meaning for other backends.
+        precision: what the UNet of `tensorrt_rtx` computes in: `f16`, `int8` or `fp8`.
         max_step_count: most denoising steps that a request may ask for; tables take time to
             compile in proportion. Tables that are there already keep theirs.
         progress: told at each phase of each part.
@@ -122,11 +132,13 @@ def build_model(
     """
     if backend not in BACKENDS:
         raise ModelNotReady(f"no backend {backend!r}; there are {', '.join(BACKENDS)}")
+    # Before time is spent on what cannot be compiled.
     if backend == "tensorrt_rtx":
         from ..engines.tensor_rt_rtx import check_devices
 
-        # Before time is spent on what cannot be compiled.
         check_devices(devices)
+    chosen = check_precision(backend, precision, devices)
+    _check_quantizer(folder, chosen)
     started = time.perf_counter()
     place = EngineCache.beside(folder) if beside else resolve_cache(cache_dir)
     # What was built before is copied beside the model rather than built again.
@@ -141,7 +153,7 @@ def build_model(
             reports.append(_compile_module(part, module, resolve_cache(cache_dir), tell))
         if backend == "tensorrt_rtx":
             graph = reports[-1].path
-            reports += _build_engines(part, module, graph, place, source, devices, tell)
+            reports += _build_engines(part, module, graph, place, source, devices, chosen, tell)
     tell = _teller(progress, "samplers", len(parts), len(parts) + 1)
     tell("compiling")
     with warnings.catch_warnings():
@@ -220,6 +232,7 @@ def _build_engines(
     place: EngineCache,
     source: EngineCache | None,
     devices: Sequence[str],
+    precision: Precision,
     tell: Callable[[Phase], None],
 ) -> Iterator[ModuleReport]:
     try:
@@ -228,11 +241,13 @@ def _build_engines(
     except ImportError as exc:
         raise _not_installed(exc) from exc
     bank = open_bank(folder) if module == "unet" else None
-    with EngineBuilder(folder, module, graph, bank) as builder:
-        for device in devices or TARGETS:
+    own = module_precision(module, precision)
+    with EngineBuilder(folder, module, graph, bank, own) as builder:
+        # The other modules are built for the GPUs that the UNet is built for.
+        for device in devices or devices_of(precision, tuple(TARGETS)):
             started, check = time.perf_counter(), None
             tell("compiling")
-            key = build_key(folder, module, device, bank)
+            key = build_key(folder, module, device, bank, own)
             found = _find(folder, key, place, beside=source is not None)
             if found is None:
                 with place.writing(key) as target:
@@ -243,6 +258,18 @@ def _build_engines(
             path = found or place.entry_path(key)
             yield _module_report(f"{folder.label(module)}, {device}", path, started, check)
     tell("done")
+
+
+def _check_quantizer(folder: ModelFolder, precision: Precision) -> None:
+    """Raises ModelNotReady if what quantising needs is not there."""
+    if precision == DEFAULT_PRECISION:
+        return
+    try:
+        from .quantizing.calibration import library_version
+    except ImportError as exc:
+        raise _not_installed(exc) from exc
+    library_version()
+    read_prompts(folder)
 
 
 def _find(folder: ModelFolder, key: BuildKey, place: EngineCache, *, beside: bool) -> Path | None:

@@ -1,4 +1,4 @@
-"""Builds engines of TensorRT-RTX from exported graphs: f16, no GPU needed, each in its own process.
+"""Builds engines of TensorRT-RTX from exported graphs: no GPU needed, each in its own process.
 
 The graph is converted once for a module, checked against f32, and written with its weights to a
 folder that goes when all targets are built.
@@ -13,17 +13,18 @@ from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
 
-import onnx
 import onnx_ir as ir
 
 from ..engines.adapter_bank import AdapterBank
-from ..engines.tensor_rt_rtx import ENGINE_NAME, TARGETS, Sizes, bank_shapes, input_sizes
-from ..engines.weightless import GRAPH_NAME, read_weights
+from ..engines.precisions import DEFAULT_PRECISION, Precision
+from ..engines.tensor_rt_rtx import ENGINE_NAME, TARGETS, Sizes, input_sizes
+from ..engines.weightless import GRAPH_NAME
 from ..errors import ModelNotReady
 from ..models.folder import ModelFolder, ModuleName
 from .failures import CheckReport, ExportFailed
 from .half_checking import check_half
-from .half_precision import static_graph, to_half_precision
+from .quantizing.quantize import convert
+from .quantizing.simulation import check_quantized
 from .tensor_rt_child import MAGIC
 
 _CHILD = f"{__package__}.tensor_rt_child"
@@ -39,15 +40,22 @@ class EngineBuilder:
         module: which of its modules.
         graph: folder of the module's build for ONNX Runtime.
         bank: the model's adapters, if the module takes them.
+        precision: what it computes in; only a UNet goes below f16.
     """
 
     def __init__(
-        self, folder: ModelFolder, module: ModuleName, graph: Path, bank: AdapterBank | None
+        self,
+        folder: ModelFolder,
+        module: ModuleName,
+        graph: Path,
+        bank: AdapterBank | None,
+        precision: Precision = DEFAULT_PRECISION,
     ) -> None:
         self._folder = folder
         self._module: ModuleName = module
         self._build = graph
         self._bank = bank
+        self._precision: Precision = precision
         self._temporary = tempfile.TemporaryDirectory(prefix="sangsang-")
 
     def __enter__(self) -> "EngineBuilder":
@@ -61,20 +69,23 @@ class EngineBuilder:
         """How the converted graph compares with f32; converts it, once.
 
         Raises:
-            ModelNotReady: it cannot be converted, or f16 is not enough for it.
+            ModelNotReady: it cannot be converted, or the precision is not enough for it.
         """
-        folder, module = self._folder, self._module
-        graph = self._build / GRAPH_NAME
+        folder, module, precision = self._folder, self._module, self._precision
         try:
-            exact = static_graph(onnx.load(graph, load_external_data=False))
-            weights = read_weights(graph, folder.weights(module))
-            half = to_half_precision(exact, weights, bank_shapes(self._bank))
-            ir.save(half, self._converted, external_data="weights.bin")
-            difference = check_half(folder, module, self._build, self._converted, self._bank)
+            graph = convert(folder, module, self._build, self._bank, precision)
+            ir.save(graph, self._converted, external_data="weights.bin")
+            difference = self._compared()
         except ExportFailed as exc:
             what = f"{folder.label(module)} of {folder.model_id}"
-            raise ModelNotReady(f"{what} cannot be served in f16: {exc}") from exc
+            raise ModelNotReady(f"{what} cannot be served in {precision}: {exc}") from exc
         return CheckReport(difference, None)
+
+    def _compared(self) -> float:
+        if self._precision == DEFAULT_PRECISION:
+            return check_half(self._folder, self._module, self._build, self._converted, self._bank)
+        checked = check_quantized(self._folder, self._build, self._converted, self._bank)
+        return checked.largest
 
     def build(self, target: Path, device: str) -> None:
         """Writes the engine for a GPU into a folder.

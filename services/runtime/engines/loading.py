@@ -7,6 +7,7 @@ from ..models.folder import ModelFolder, ModuleName
 from .adapter_bank import AdapterBank, open_bank
 from .cache import DEFAULT_CACHE_PATH, BuildKey, DamagedBuild, EngineCache, NotBuilt
 from .engine import Engine
+from .precisions import DEFAULT_PRECISION, PRECISIONS, Precision, module_precision
 from .remote_server import RemoteServer
 from .timing import Timing
 
@@ -19,6 +20,7 @@ def load_engine(
     *,
     backend: str = "onnxruntime",
     threads: int = 1,
+    precision: Precision = DEFAULT_PRECISION,
     cache: EngineCache | Path | None = None,
     remote: RemoteServer | None = None,
     timing: Timing | None = None,
@@ -30,6 +32,7 @@ def load_engine(
         module: which of its modules.
         backend: one of `BACKENDS`. Its packages are imported here and not before.
         threads: threads of one `infer`, at least 1. For `torch` they are the whole process's.
+        precision: what a GPU's UNet computes in, where the backend leaves a choice.
         cache: where builds lie that are not beside the model; None takes the user's cache.
         remote: who runs the engine, for `triton_server`.
         timing: what is held and for how long, for `timed`.
@@ -60,9 +63,10 @@ def load_engine(
             from . import tensor_rt_rtx
 
             bank, device = _bank(folder, module), tensor_rt_rtx.gpu_device()
-            key = tensor_rt_rtx.build_key(folder, module, device, bank)
+            own = module_precision(module, precision)
+            key = tensor_rt_rtx.build_key(folder, module, device, bank, own)
             build = find_build(folder, key, cache)
-            return tensor_rt_rtx.TensorRtRtxEngine(folder, module, build, bank=bank)
+            return tensor_rt_rtx.TensorRtRtxEngine(folder, module, build, bank, own)
         if backend == "timed":
             from .timed import load_timed
 
@@ -102,14 +106,16 @@ def find_build(folder: ModelFolder, key: BuildKey, cache: EngineCache | Path | N
             problems.append(exc.message)
     raise ModelNotReady(
         f"{key.module} of {folder.model_id} is not built for {key.backend} "
-        f"({'; '.join(problems)}); run `sangsang build {folder.path}{_option(key.backend)}`"
+        f"({'; '.join(problems)}); run `sangsang build {folder.path}{_options(key)}`"
     )
 
 
-def _option(backend: str) -> str:
+def _options(key: BuildKey) -> str:
     # What is not a backend of its own, as the sampler tables, is built with any.
-    other = backend in BACKENDS and backend != BACKENDS[0]
-    return f" --backend {backend}" if other else ""
+    other = key.backend in BACKENDS and key.backend != BACKENDS[0]
+    precision = key.precision.partition(",")[0]
+    chosen = other and precision in PRECISIONS and precision != DEFAULT_PRECISION
+    return f" --backend {key.backend}" * other + f" --precision {precision}" * chosen
 
 
 def resolve_cache(cache: EngineCache | Path | None) -> EngineCache:

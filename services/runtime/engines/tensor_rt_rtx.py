@@ -1,4 +1,4 @@
-"""Engines of TensorRT-RTX: consumer and some server GPUs, f16, adapters as inputs.
+"""Engines of TensorRT-RTX: consumer and some server GPUs, f16 or less, adapters as inputs.
 
 Its builder needs no GPU (`../building/tensor_rt_rtx.py`), so what a machine without one can show of
 this backend is that it builds. Running an engine needs one: nothing from `TensorRtRtxEngine` on has
@@ -22,6 +22,7 @@ from . import onnx_runtime
 from .adapter_bank import AdapterBank
 from .cache import BuildKey
 from .engine import Array, TensorSpec
+from .precisions import DEFAULT_PRECISION, Precision, recipe
 from .signatures import Signature, signature
 from .validation import check_inputs
 
@@ -39,7 +40,11 @@ Sizes = tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]]
 
 
 def build_key(
-    folder: ModelFolder, module: ModuleName, device: str, bank: AdapterBank | None
+    folder: ModelFolder,
+    module: ModuleName,
+    device: str,
+    bank: AdapterBank | None,
+    precision: Precision = DEFAULT_PRECISION,
 ) -> BuildKey:
     """Returns the key under which the engine of a module for a GPU lies.
 
@@ -48,9 +53,11 @@ def build_key(
         module: which of its modules.
         device: one of `TARGETS`.
         bank: its adapters; their ranks are the engine's, their values are not.
+        precision: what its products compute in.
 
     Raises:
-        ModelNotReady: TensorRT-RTX is not installed, or has no such target.
+        ModelNotReady: TensorRT-RTX is not installed, or has no such target; or the model cannot be
+            calibrated.
     """
     check_devices([device])
     graph = onnx_runtime.build_key(folder, module)
@@ -67,7 +74,7 @@ def build_key(
         BACKEND,
         f"{library_version()}, conversion {CONVERSION_VERSION} of {graph.backend_version}",
         device=device,
-        precision="f16",
+        precision=", ".join(filter(None, (precision, recipe(folder, precision)))),
         profile="; ".join((graph.profile, *sizes)),
     )
 
@@ -158,10 +165,14 @@ class TensorRtRtxEngine:
     """One module in a TensorRT-RTX engine on the current GPU. See `Engine` for the attributes."""
 
     backend = BACKEND
-    precision = "f16"
 
     def __init__(
-        self, folder: ModelFolder, module: ModuleName, build: Path, bank: AdapterBank | None = None
+        self,
+        folder: ModelFolder,
+        module: ModuleName,
+        build: Path,
+        bank: AdapterBank | None = None,
+        precision: Precision = DEFAULT_PRECISION,
     ) -> None:
         """Loads a build.
 
@@ -170,6 +181,7 @@ class TensorRtRtxEngine:
             module: which module it is.
             build: folder with the engine.
             bank: the adapters, if it was built for some.
+            precision: what it was built to compute in.
 
         Raises:
             ModelNotReady: TensorRT-RTX does not take the engine.
@@ -180,6 +192,7 @@ class TensorRtRtxEngine:
 
         self.name = folder.label(module)
         self.digest = folder.digest(module)
+        self.precision = precision
         self._signature = _signature(folder, module, bank)
         self._bank = {
             name: torch.from_numpy(array.astype(np.float16) if array.dtype.kind == "f" else array)
