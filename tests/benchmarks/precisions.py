@@ -5,7 +5,7 @@ with, and how large its graph is; how large each GPU's engine is, and how long i
 evaluation says of the pictures of each tier, the same questions and seeds for each precision.
 
 Run: python -m tests.benchmarks.precisions deploy/models/pocket [differences engines quality]
-Pictures that were drawn are kept in build/evaluation, and a run that was stopped goes on from there.
+Pictures that were drawn are kept in build/evaluation: a run that was stopped goes on from there.
 """
 
 import argparse

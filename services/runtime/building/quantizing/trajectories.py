@@ -8,6 +8,7 @@ each step the same number of rows is kept, guided and unguided ones as they come
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -19,6 +20,9 @@ from ...models.folder import ModelFolder
 from ...models.manifest import BASE_WEIGHTS, Manifest, Tier
 from ..schedules import named_scheduler, quiet_diffusers
 from .graph_unet import Rows, adapter_scales, evaluate_with, open_pipeline
+
+if TYPE_CHECKING:
+    from diffusers import StableDiffusionPipeline
 
 # Rows kept of a tier.
 TIER_ROWS = 128
@@ -68,40 +72,51 @@ def collect(
     """
     pipeline = open_pipeline(folder)
     manifest = Manifest.read(folder)
-    output = engine.outputs[0].name
+    own = pipeline.scheduler
     kept: list[dict[str, NDArray[np.float32]]] = []
     tiers: list[int] = []
-    own = pipeline.scheduler
     for index, tier in enumerate(tiers_of(folder, manifest)):
-        seen: list[list[Rows]] = []
-
-        def evaluate(rows: Rows, seen: list[list[Rows]] = seen) -> NDArray[np.float32]:
-            seen[-1].append(rows)
-            return engine.infer(rows)[output]
-
-        evaluate_with(pipeline, evaluate, adapter_scales(bank, _weights(folder, tier)))
-        for first in range(0, len(prompts), _BATCH):
-            part = list(prompts[first : first + _BATCH])
-            noise = [torch.Generator().manual_seed(seed + first + i) for i in range(len(part))]
-            seen.append([])
-            with quiet_diffusers():
-                pipeline.scheduler = named_scheduler(
-                    own, tier.scheduler or manifest.default_scheduler
-                )
-            pipeline(
-                part,
-                num_inference_steps=tier.step_count,
-                guidance_scale=tier.guidance_scale,
-                height=folder.default_height_px,
-                width=folder.default_width_px,
-                generator=noise,
-                output_type="latent",
-            )
+        with quiet_diffusers():
+            pipeline.scheduler = named_scheduler(own, tier.scheduler or manifest.default_scheduler)
+        scales = adapter_scales(
+            bank, BASE_WEIGHTS if tier.weights in manifest.unets else tier.weights
+        )
+        seen = _draw(pipeline, engine, scales, tier, prompts, seed)
         chosen = _choose(seen, tier_rows, np.random.default_rng(seed))
         kept.append(chosen)
         tiers += [index] * len(chosen["timestep"])
     rows = {name: np.concatenate([one[name] for one in kept]) for name in kept[0]}
     return Trajectories(rows, np.array(tiers, np.int64))
+
+
+def _draw(
+    pipeline: "StableDiffusionPipeline",
+    engine: Engine,
+    scales: NDArray[np.float32] | None,
+    tier: Tier,
+    prompts: Sequence[str],
+    seed: int,
+) -> list[list[Rows]]:
+    """Draws as a tier does; returns what each step of each batch of pictures gave the UNet."""
+    output = engine.outputs[0].name
+    seen: list[list[Rows]] = []
+
+    def evaluate(rows: Rows) -> NDArray[np.float32]:
+        seen[-1].append(rows)
+        return engine.infer(rows)[output]
+
+    evaluate_with(pipeline, evaluate, scales)
+    for first in range(0, len(prompts), _BATCH):
+        part = list(prompts[first : first + _BATCH])
+        seen.append([])
+        pipeline(
+            part,
+            num_inference_steps=tier.step_count,
+            guidance_scale=tier.guidance_scale,
+            generator=[torch.Generator().manual_seed(seed + first + i) for i in range(len(part))],
+            output_type="latent",
+        )
+    return seen
 
 
 def tiers_of(folder: ModelFolder, manifest: Manifest) -> list[Tier]:
@@ -110,11 +125,6 @@ def tiers_of(folder: ModelFolder, manifest: Manifest) -> list[Tier]:
     using = [t for t in manifest.tiers.values() if (unet(t.weights) or "unet") == folder.unet_name]
     found = using or list(manifest.tiers.values())
     return [tier for index, tier in enumerate(found) if tier not in found[:index]]
-
-
-def _weights(folder: ModelFolder, tier: Tier) -> str:
-    """What a tier uses of this UNet's weights; of a further UNet, its own."""
-    return BASE_WEIGHTS if tier.weights in Manifest.read(folder).unets else tier.weights
 
 
 def _choose(
