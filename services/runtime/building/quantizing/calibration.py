@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 import onnx
 import onnx_ir as ir
+import onnxruntime as ort
 from numpy.typing import NDArray
 
 from ...engines.precisions import Precision
@@ -103,7 +104,7 @@ def find_scales(
         source, result = Path(name) / "graph.onnx", Path(name) / "quantised.onnx"
         _write(model, source)
         try:
-            with _quiet():
+            with _quiet(), _one_thread():
                 quantize(
                     str(source),
                     quantize_mode=precision,
@@ -180,3 +181,25 @@ def _quiet() -> Iterator[None]:
     ):
         warnings.simplefilter("ignore")
         yield
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """Gives ONNX Runtime's sessions one thread each, which modelopt leaves no way to ask for.
+
+    Threads on all cores that spin would take minutes beside other work, and sum in another order
+    from machine to machine.
+    """
+    original: Any = ort.SessionOptions
+
+    def options() -> Any:
+        made = original()
+        made.intra_op_num_threads = 1
+        made.add_session_config_entry("session.intra_op.allow_spinning", "0")
+        return made
+
+    ort.SessionOptions = options
+    try:
+        yield
+    finally:
+        ort.SessionOptions = original

@@ -18,7 +18,7 @@ from ...engines.precisions import Precision
 from .calibration import Scales
 
 _TYPES = {"int8": ir.DataType.INT8, "fp8": ir.DataType.FLOAT8E4M3FN}
-_LARGEST = {"int8": 127.0, "fp8": 448.0}
+_RANGES = {"int8": (-128.0, 127.0), "fp8": (-448.0, 448.0)}
 # Scales become f16: smaller ones would lose bits.
 _LEAST_SCALE = float(np.finfo(np.float16).smallest_normal)
 
@@ -127,8 +127,7 @@ def quantized(
     """
     shape = [1] * array.ndim
     shape[axis] = -1
-    most = _LARGEST[precision]
-    return _cast(np.clip(array / scale.reshape(shape), -most, most), precision)
+    return _cast(np.clip(array / scale.reshape(shape), *_RANGES[precision]), precision)
 
 
 def _cast(array: NDArray[Any], precision: Precision) -> NDArray[Any]:
