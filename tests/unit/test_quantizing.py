@@ -27,7 +27,7 @@ from sangsang.services.runtime.building.quantizing.trajectories import collect
 from sangsang.services.runtime.building.tensor_rt_rtx import EngineBuilder
 from sangsang.services.runtime.engines.adapter_bank import SCALE_NAME, open_bank
 from sangsang.services.runtime.engines.cache import EngineCache
-from sangsang.services.runtime.engines.loading import find_build
+from sangsang.services.runtime.engines.loading import find_build, load_engine
 from sangsang.services.runtime.engines.onnx_runtime import OnnxRuntimeEngine
 from sangsang.services.runtime.engines.precisions import (
     PROMPTS_PATH,
@@ -301,7 +301,12 @@ def test_the_command_line_says_so_too(folder, tmp_path):
     command = ["build", str(folder.path), "--precision", "fp8", "--cache-dir", str(tmp_path)]
     result = CliRunner().invoke(app, command)
     assert result.exit_code == 1
-    assert "`--backend tensorrt_rtx --precision fp8`" in result.output
+    assert "only tensorrt_rtx has" in " ".join(result.output.split())
+
+
+def test_a_backend_without_it_is_not_given_another(folder):
+    with pytest.raises(ModelNotReady, match="onnxruntime has no engines in int8"):
+        load_engine(folder, "unet", precision="int8")
 
 
 def test_only_a_unet_goes_below_f16():

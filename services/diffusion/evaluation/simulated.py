@@ -14,7 +14,7 @@ from ...runtime.engines import onnx_runtime
 from ...runtime.engines.adapter_bank import open_bank
 from ...runtime.engines.loading import find_build
 from ...runtime.engines.precisions import Precision, recipe
-from ...runtime.engines.tensor_rt_rtx import CONVERSION_VERSION
+from ...runtime.engines.tensor_rt_rtx import CONVERSION_VERSION, bank_shapes
 from ...runtime.errors import ModelNotReady
 from ...runtime.models.folder import ModelFolder
 from ...runtime.models.manifest import Manifest
@@ -32,8 +32,8 @@ def simulated_unet(folder: ModelFolder, precision: Precision, work: Path) -> Pat
     """
     bank = open_bank(folder)
     key = onnx_runtime.build_key(folder, "unet")
-    ranks = {} if bank is None else {name: array.shape for name, array in bank.arrays.items()}
-    decisive = [key.digest(), precision, recipe(folder, precision), CONVERSION_VERSION, ranks]
+    shapes = bank_shapes(bank)
+    decisive = [key.digest(), precision, recipe(folder, precision), CONVERSION_VERSION, shapes]
     name = hashlib.sha256(json.dumps(decisive).encode()).hexdigest()[:32]
     target = work / name
     if not target.exists():

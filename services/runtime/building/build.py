@@ -265,10 +265,10 @@ def _check_quantizer(folder: ModelFolder, precision: Precision) -> None:
     if precision == DEFAULT_PRECISION:
         return
     try:
-        from .quantizing.calibration import library_version
+        from .quantizing.calibration import check_installed
     except ImportError as exc:
         raise _not_installed(exc) from exc
-    library_version()
+    check_installed()
     read_prompts(folder)
 
 

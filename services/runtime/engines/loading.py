@@ -7,7 +7,13 @@ from ..models.folder import ModelFolder, ModuleName
 from .adapter_bank import AdapterBank, open_bank
 from .cache import DEFAULT_CACHE_PATH, BuildKey, DamagedBuild, EngineCache, NotBuilt
 from .engine import Engine
-from .precisions import DEFAULT_PRECISION, PRECISIONS, Precision, module_precision
+from .precisions import (
+    DEFAULT_PRECISION,
+    PRECISIONS,
+    Precision,
+    check_precision,
+    module_precision,
+)
 from .remote_server import RemoteServer
 from .timing import Timing
 
@@ -42,6 +48,7 @@ def load_engine(
             from other weights, or the backend is unknown or not installed.
         StageUnavailable: the server that runs the engine cannot be reached.
     """
+    check_precision(backend, precision, ())
     try:
         if backend == "onnxruntime":
             from . import onnx_runtime

@@ -18,7 +18,8 @@ PRECISIONS: tuple[Precision, ...] = get_args(Precision)
 DEFAULT_PRECISION: Precision = "f16"
 # Where prompts for calibration lie in a model's folder, one on each line.
 PROMPTS_PATH = Path("calibration") / "prompts.txt"
-# Raise it when `building/quantizing/` changes what it measures, what it quantises, or how.
+# Raise it when `building/quantizing/` changes what it measures, what it quantises, or how, and with
+# the version of modelopt in `pyproject.toml`.
 RECIPE_VERSION = "1"
 
 # Tensor cores multiply FP8 from compute capability 8.9 on.
@@ -42,8 +43,8 @@ def check_precision(backend: str, precision: str, devices: Sequence[str]) -> Pre
         raise ModelNotReady(f"no precision {precision!r}; there are {', '.join(PRECISIONS)}")
     if found != DEFAULT_PRECISION and backend != "tensorrt_rtx":
         raise ModelNotReady(
-            f"backend {backend} has no engines in {precision}; only tensorrt_rtx has: "
-            f"`--backend tensorrt_rtx --precision {precision}`"
+            f"backend {backend} has no engines in {precision}; only tensorrt_rtx has "
+            f"(`sangsang build FOLDER --backend tensorrt_rtx --precision {precision}`)"
         )
     without = [device for device in devices if not _has(found, device)]
     if without:

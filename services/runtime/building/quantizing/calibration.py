@@ -12,7 +12,6 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from dataclasses import dataclass
 from importlib import import_module
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -69,14 +68,13 @@ class _Reader:
         return next(self._rest)
 
 
-def library_version() -> str:
-    """Returns the version of modelopt: what it measures may differ in another.
+def check_installed() -> None:
+    """Checks that modelopt can be used.
 
     Raises:
         ModelNotReady: it is not installed.
     """
     _load()
-    return version("nvidia-modelopt")
 
 
 def find_scales(

@@ -8,6 +8,7 @@ import onnx_ir as ir
 from ...engines.adapter_bank import AdapterBank
 from ...engines.onnx_runtime import OnnxRuntimeEngine
 from ...engines.precisions import DEFAULT_PRECISION, Precision, read_prompts
+from ...engines.tensor_rt_rtx import bank_shapes
 from ...engines.weightless import GRAPH_NAME, read_weights
 from ...models.folder import ModelFolder, ModuleName
 from ..failures import ExportFailed
@@ -41,7 +42,7 @@ def convert(
         ModelNotReady: modelopt is not installed, or the model has no prompts for calibration.
         ExportFailed: the graph cannot be converted or quantised.
     """
-    shapes = {} if bank is None else {name: a.shape for name, a in bank.arrays.items()}
+    shapes = bank_shapes(bank)
     graph = build / GRAPH_NAME
     typed = ir.from_proto(static_graph(onnx.load(graph, load_external_data=False)))
     fill_weights(typed.graph, read_weights(graph, folder.weights(module)))
