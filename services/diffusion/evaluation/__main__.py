@@ -10,7 +10,7 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from ...runtime.engines.precisions import check_precision
+from ...runtime.engines.precisions import Precision, check_precision
 from ...runtime.errors import MeshError
 from ...runtime.models.folder import ModelFolder
 from ...runtime.models.manifest import Manifest
@@ -94,7 +94,9 @@ def evaluate(
     model = ModelFolder.open(model_folder)
     manifest = Manifest.read(model)
     # Such engines are TensorRT-RTX's; here nothing of it is needed.
-    precisions = [check_precision("tensorrt_rtx", name, ()) for name in precision or []]
+    precisions: list[Precision] = [
+        check_precision("tensorrt_rtx", name, ()) for name in precision or []
+    ]
     added = [parse_configuration(text) for text in config or []]
     added += in_precisions(manifest, precisions)
     plan = Plan(

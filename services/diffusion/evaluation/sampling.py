@@ -168,7 +168,8 @@ class Painting:
         Raises:
             ModelNotReady: the model has not been built, or cannot be had in one of them.
         """
-        wanted = [one for one in PRECISIONS if one in set(precisions)]
+        named = set(precisions)
+        wanted = [one for one in PRECISIONS if one in named]
         for done, precision in enumerate(wanted):
             tell(done, len(wanted))
             self._graphs[precision] = simulated_unet(

@@ -5,7 +5,7 @@ the model's own denoising trajectories, so the recipe of that measurement belong
 """
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Literal, TypeAlias, get_args
 
@@ -15,6 +15,7 @@ from ..models.manifest import ADAPTER_FILE_NAME, Manifest
 
 Precision: TypeAlias = Literal["f16", "int8", "fp8"]
 PRECISIONS: tuple[Precision, ...] = get_args(Precision)
+_BY_NAME: Mapping[str, Precision] = {name: name for name in PRECISIONS}
 DEFAULT_PRECISION: Precision = "f16"
 # Where prompts for calibration lie in a model's folder, one on each line.
 PROMPTS_PATH = Path("calibration") / "prompts.txt"
@@ -38,7 +39,7 @@ def check_precision(backend: str, precision: str, devices: Sequence[str]) -> Pre
     Raises:
         ModelNotReady: there is no such precision, or the backend or a GPU does not have it.
     """
-    found = next((one for one in PRECISIONS if one == precision), None)
+    found = _BY_NAME.get(precision)
     if found is None:
         raise ModelNotReady(f"no precision {precision!r}; there are {', '.join(PRECISIONS)}")
     if found != DEFAULT_PRECISION and backend != "tensorrt_rtx":

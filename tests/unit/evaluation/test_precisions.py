@@ -61,6 +61,21 @@ def test_f16_draws_nearly_the_same_picture(exact, tmp_path, monkeypatch):
     assert (kept.pixels == second.pixels).all()
 
 
+def test_every_precision_gets_its_graph(tmp_path, monkeypatch):
+    made = []
+
+    def simulate(folder, precision, work):
+        made.append(precision)
+        return work / precision
+
+    monkeypatch.setattr(sampling, "simulated_unet", simulate)
+    told = []
+    wanted = ("f32", "int8", "f16", "int8", "fp8")
+    Painting(POCKET, tmp_path, 1).prepare((one for one in wanted), lambda *step: told.append(step))
+    assert made == ["f16", "int8", "fp8"]
+    assert told == [(0, 3), (1, 3), (2, 3), (1, 1)]
+
+
 def test_a_further_unet_is_refused(tmp_path):
     path = make_random_model(tmp_path / "tiny")
     add_adapter(path)

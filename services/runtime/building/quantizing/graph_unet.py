@@ -18,21 +18,20 @@ from ...models.folder import ModelFolder
 from ...models.manifest import BASE_WEIGHTS
 
 if TYPE_CHECKING:
-    from diffusers import StableDiffusionPipeline
+    from diffusers.pipelines.stable_diffusion.pipeline_stable_diffusion import (
+        StableDiffusionPipeline,
+    )
 
 Rows: TypeAlias = Mapping[str, NDArray[np.float32]]
 Evaluate: TypeAlias = Callable[[Rows], NDArray[np.float32]]
 
 
-def open_pipeline(folder: ModelFolder, **parts: Any) -> "StableDiffusionPipeline":
-    """Returns a folder's pipeline in f32, without checker and progress bar.
-
-    Args:
-        folder: the model.
-        parts: components to take instead of the folder's.
-    """
+def open_pipeline(folder: ModelFolder) -> "StableDiffusionPipeline":
+    """Returns a folder's pipeline in f32, without checker and progress bar."""
     # Imported here: five seconds that a wrong argument should not cost.
-    from diffusers import StableDiffusionPipeline
+    from diffusers.pipelines.stable_diffusion.pipeline_stable_diffusion import (
+        StableDiffusionPipeline,
+    )
 
     # Folders that store only the variant `fp16` load nothing without its name.
     half = all(".fp16." in file.name for file in folder.weight_files("unet"))
@@ -43,7 +42,6 @@ def open_pipeline(folder: ModelFolder, **parts: Any) -> "StableDiffusionPipeline
         use_safetensors=True,
         local_files_only=True,
         variant="fp16" if half else None,
-        **parts,
     )
     pipeline.set_progress_bar_config(disable=True)
     return pipeline

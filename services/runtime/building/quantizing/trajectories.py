@@ -22,7 +22,9 @@ from ..schedules import named_scheduler, quiet_diffusers
 from .graph_unet import Rows, adapter_scales, evaluate_with, open_pipeline
 
 if TYPE_CHECKING:
-    from diffusers import StableDiffusionPipeline
+    from diffusers.pipelines.stable_diffusion.pipeline_stable_diffusion import (
+        StableDiffusionPipeline,
+    )
 
 # Rows kept of a tier.
 TIER_ROWS = 128
