@@ -18,6 +18,13 @@ def build(
             help="GPU to build engines for, e.g. sm_89; all that the backend knows if none."
         ),
     ] = None,
+    precision: Annotated[
+        str,
+        typer.Option(
+            help="What the UNet computes in on a GPU: f16, or int8 or fp8, which are calibrated on "
+            "pictures that the model draws of FOLDER/calibration/prompts.txt."
+        ),
+    ] = "f16",
     cache_dir: CacheDir = DEFAULT_CACHE,
     beside: Annotated[
         bool,
@@ -29,5 +36,10 @@ def build(
     Reads safetensors only: pickle weights are refused. What is built already is left alone.
     """
     build_folder(
-        model_folder, backend=backend, devices=device or (), cache_dir=cache_dir, beside=beside
+        model_folder,
+        backend=backend,
+        devices=device or (),
+        precision=precision,
+        cache_dir=cache_dir,
+        beside=beside,
     )

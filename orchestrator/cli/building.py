@@ -8,6 +8,7 @@ from rich.table import Table
 
 from ...services.runtime.building.build import BuildProgress, BuildReport, build_model
 from ...services.runtime.engines.loading import load_engine
+from ...services.runtime.engines.precisions import DEFAULT_PRECISION
 from ...services.runtime.errors import ModelNotReady
 from ...services.runtime.models.folder import ModelFolder
 from ...services.runtime.models.manifest import Manifest, model_parts
@@ -29,7 +30,13 @@ def build_missing(folders: list[Path], cache_dir: Path) -> None:
 
 
 def build_folder(
-    path: Path, *, backend: str, cache_dir: Path, beside: bool, devices: Sequence[str] = ()
+    path: Path,
+    *,
+    backend: str,
+    cache_dir: Path,
+    beside: bool,
+    devices: Sequence[str] = (),
+    precision: str = DEFAULT_PRECISION,
 ) -> None:
     """Builds a model and prints what was done.
 
@@ -56,6 +63,7 @@ def build_folder(
             cache_dir=cache_dir,
             beside=beside,
             devices=devices,
+            precision=precision,
             max_step_count=Manifest.read(folder).limits.step_count.max,
             progress=show,
         )

@@ -131,6 +131,7 @@ class ModelStage(ABC, Generic[M]):
             module,
             backend=settings.backend,
             threads=settings.engine_threads,
+            precision=settings.engine_precision,
             cache=settings.cache_dir,
             remote=RemoteServer(
                 settings.triton_server_address,

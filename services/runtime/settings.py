@@ -79,6 +79,9 @@ class ServiceSettings(ProcessSettings):
     ] = "onnxruntime"
     """Engine backend."""
 
+    engine_precision: Literal["f16", "int8", "fp8"] = "f16"
+    """What a UNet computes in on the backend tensorrt_rtx; it has to be built for it."""
+
     engine_threads: int = Field(default=1, ge=1)
     """Threads of one engine call. One is best when rows are batched: see services/README.md."""
 

@@ -10,12 +10,18 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from ...runtime.engines.precisions import Precision, check_precision
 from ...runtime.errors import MeshError
 from ...runtime.models.folder import ModelFolder
 from ...runtime.models.manifest import Manifest
 from ...runtime.tool_main import run_tool
 from .comparison import Plan, compare
-from .configurations import BadConfiguration, parse_configuration, read_configurations
+from .configurations import (
+    BadConfiguration,
+    in_precisions,
+    parse_configuration,
+    read_configurations,
+)
 from .figure import draw_figure
 from .real_pictures import BadPictures
 from .report import FIGURE_NAME, print_report, write_report
@@ -49,6 +55,13 @@ def evaluate(
             "left out. May be repeated."
         ),
     ] = None,
+    precision: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Draw each tier also as a GPU's engine in f16, int8 or fp8 would, computed on "
+            "the CPU. May be repeated."
+        ),
+    ] = None,
     questions: Annotated[
         int | None,
         typer.Option(min=1, help="Most questions of each group, for a quick look. Default: all."),
@@ -79,11 +92,17 @@ def evaluate(
     torch.set_num_threads(1)
     keep_libraries_quiet()
     model = ModelFolder.open(model_folder)
+    manifest = Manifest.read(model)
+    # Such engines are TensorRT-RTX's; here nothing of it is needed.
+    precisions: list[Precision] = [
+        check_precision("tensorrt_rtx", name, ()) for name in precision or []
+    ]
     added = [parse_configuration(text) for text in config or []]
+    added += in_precisions(manifest, precisions)
     plan = Plan(
         folder=model_folder,
         pictures=pictures or Path("build/pictures") / model.model_id,
-        configurations=(*read_configurations(Manifest.read(model)), *added),
+        configurations=(*read_configurations(manifest), *added),
         work=work,
         workers=workers,
         question_limit=questions,

@@ -80,6 +80,8 @@ def compare(plan: Plan, bars: Progress) -> Comparison:
     """
     painting = Painting(plan.folder, plan.work / "samples", plan.workers)
     painting.check(plan.configurations)
+    with _bar(bars, "graphs") as tell:
+        painting.prepare((one.precision for one in plan.configurations), tell)
     with _bar(bars, "real pictures") as tell:
         pictures = read_pictures(plan.pictures, plan.judge_side_px, tell)
     parts = split(pictures)

@@ -4,8 +4,10 @@ The control has the reference tier's weights and the Free tier's step count. It 
 count alone costs; how far the Free tier lies above it is what distillation is worth.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
+from ...runtime.engines.precisions import Precision
 from ...runtime.models.manifest import (
     BASE_WEIGHTS,
     DEFAULT_GUIDANCE_SCALE,
@@ -13,6 +15,7 @@ from ...runtime.models.manifest import (
     Tier,
 )
 
+EXACT = "f32"
 _REFERENCE, _FAST = "pro", "free"
 # Of a configuration on the command line: steps, guidance, scheduler, weights.
 _FIELD_COUNT = 4
@@ -32,6 +35,7 @@ class Configuration:
         guidance_scale: 1 or below runs without guidance, at half the cost.
         scheduler: name of the sampler; None is the folder's own.
         weights: `base`, or the name of another set of the UNet's weights.
+        precision: `f32` draws with torch; another one with the graph of a GPU's engine.
     """
 
     name: str
@@ -39,10 +43,12 @@ class Configuration:
     guidance_scale: float
     scheduler: str | None = None
     weights: str = BASE_WEIGHTS
+    precision: str = EXACT
 
     def __str__(self) -> str:
         guidance = f"guidance {self.guidance_scale:g}" if self.guidance_scale > 1 else "unguided"
-        return f"{self.step_count} steps, {guidance}"
+        precision = "" if self.precision == EXACT else f", {self.precision}"
+        return f"{self.step_count} steps, {guidance}{precision}"
 
 
 def read_configurations(manifest: Manifest) -> list[Configuration]:
@@ -72,6 +78,16 @@ def controls(reference: Configuration, others: list[Configuration]) -> list[Conf
             reference.scheduler,
             reference.weights,
         )
+    ]
+
+
+def in_precisions(manifest: Manifest, precisions: Sequence[Precision]) -> list[Configuration]:
+    """Returns a model's tiers in each precision of a GPU's engines."""
+    tiers = [one for one in read_configurations(manifest) if one.name in manifest.tiers]
+    return [
+        replace(tier, name=f"{tier.name}, {precision}", precision=precision)
+        for precision in precisions
+        for tier in tiers
     ]
 
 

@@ -12,7 +12,7 @@ import json
 import multiprocessing
 import signal
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -22,13 +22,16 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from ...runtime.building.probing import NotAffine
-from ...runtime.building.schedules import make_scheduler, own_scheduler, with_own_sampler
-from ...runtime.errors import ModelNotReady
+from ...runtime.building.quantizing.graph_unet import adapter_scales, evaluate_with
+from ...runtime.building.quantizing.simulation import SimulatedUnet
+from ...runtime.building.schedules import named_scheduler, own_scheduler
+from ...runtime.engines.adapter_bank import open_bank
+from ...runtime.engines.precisions import PRECISIONS
 from ...runtime.models.folder import ModelFolder
-from .configurations import Configuration
+from .configurations import EXACT, Configuration
 from .questions import Question
-from .weights import WeightSet, keep_libraries_quiet, open_pipeline, open_weights
+from .simulated import check_weights, simulated_unet
+from .weights import BASE, WeightSet, keep_libraries_quiet, open_pipeline, open_weights
 
 if TYPE_CHECKING:
     from diffusers import StableDiffusionPipeline
@@ -70,11 +73,17 @@ class Drawn:
 
 
 class Painter:
-    """Draws batches with one model folder; keeps the pipeline of the weights used last."""
+    """Draws batches with one model folder; keeps the pipeline of the weights used last.
 
-    def __init__(self, folder: Path) -> None:
+    Args:
+        folder: the model.
+        graphs: file of the UNet's graph for each precision other than f32.
+    """
+
+    def __init__(self, folder: Path, graphs: Mapping[str, Path]) -> None:
         self._model = ModelFolder.open(folder)
-        self._weights: str | None = None
+        self._graphs = graphs
+        self._weights: tuple[str, str] | None = None
         self._pipeline: StableDiffusionPipeline | None = None
         self._own: Any = None
         self._unet_rows = 0
@@ -97,13 +106,23 @@ class Painter:
         return Drawn((images * 255).round().astype(np.uint8), cpu_s, self._unet_rows)
 
     def _open(self, configuration: Configuration) -> "StableDiffusionPipeline":
-        if self._pipeline is None or self._weights != configuration.weights:
-            folder = self._model.path
-            self._pipeline = open_pipeline(folder, open_weights(folder, configuration.weights))
-            self._weights, self._own = configuration.weights, self._pipeline.scheduler
+        used = configuration.weights, configuration.precision
+        if self._pipeline is None or self._weights != used:
+            self._pipeline = self._load(*used)
+            self._weights, self._own = used, self._pipeline.scheduler
             self._pipeline.unet.register_forward_pre_hook(self._count)
-        self._pipeline.scheduler = swapped(self._own, configuration.scheduler)
+        self._pipeline.scheduler = named_scheduler(self._own, configuration.scheduler)
         return self._pipeline
+
+    def _load(self, weights: str, precision: str) -> "StableDiffusionPipeline":
+        folder = self._model.path
+        if precision == EXACT:
+            return open_pipeline(folder, open_weights(folder, weights))
+        pipeline = open_pipeline(folder, open_weights(folder, BASE))
+        bank = open_bank(self._model)
+        unet = SimulatedUnet(self._graphs[precision], bank)
+        evaluate_with(pipeline, unet.evaluate, adapter_scales(bank, weights))
+        return pipeline
 
     def _count(self, _: object, inputs: tuple[torch.Tensor, ...]) -> None:
         self._unet_rows += len(inputs[0])
@@ -122,6 +141,7 @@ class Painting:
         self._folder, self._store, self._workers = folder, store, workers
         self._model = ModelFolder.open(folder)
         self._digests: dict[str, str] = {}
+        self._graphs: dict[str, Path] = {}
 
     @property
     def batch_size(self) -> int:
@@ -130,7 +150,7 @@ class Painting:
         return max(1, min(_BATCH_SIZE, _BATCH_PIXELS // pixels))
 
     def check(self, configurations: Iterable[Configuration]) -> None:
-        """Finds each configuration's weights and scheduler.
+        """Finds each configuration's weights, scheduler and, for a precision, graph.
 
         Raises:
             ModelNotReady: one of them is not there.
@@ -138,7 +158,24 @@ class Painting:
         own = own_scheduler(self._model.scheduler_config)
         for configuration in configurations:
             open_weights(self._folder, configuration.weights)
-            swapped(own, configuration.scheduler)
+            named_scheduler(own, configuration.scheduler)
+            if configuration.precision != EXACT:
+                check_weights(self._model, configuration.weights)
+
+    def prepare(self, precisions: Iterable[str], tell: Callable[[int, int], None]) -> None:
+        """Makes the UNet's graph for each precision, where it is not there yet.
+
+        Raises:
+            ModelNotReady: the model has not been built, or cannot be had in one of them.
+        """
+        named = set(precisions)
+        wanted = [one for one in PRECISIONS if one in named]
+        for done, precision in enumerate(wanted):
+            tell(done, len(wanted))
+            self._graphs[precision] = simulated_unet(
+                self._model, precision, self._store.parent / "graphs"
+            )
+        tell(1, 1)
 
     def draw(self, batches: Sequence[Batch], tell: Callable[[Batch], None]) -> list[Drawn]:
         """Returns what each batch gives; `tell` hears of each when it is there."""
@@ -150,7 +187,7 @@ class Painting:
         for batch, file in zip(batches, files, strict=True):
             if file.exists():
                 tell(batch)
-        for batch, file, drawn in _draw_all(self._folder, missing, self._workers):
+        for batch, file, drawn in _draw_all(self._folder, self._graphs, missing, self._workers):
             _save(drawn, file)
             tell(batch)
         return [_load(file) for file in files]
@@ -158,13 +195,15 @@ class Painting:
     def _file(self, batch: Batch) -> Path:
         settings = asdict(batch.configuration)
         # The same picture under another name is the same picture.
-        del settings["name"], settings["weights"]
-        decisive = {
+        del settings["name"], settings["weights"], settings["precision"]
+        decisive: dict[str, Any] = {
             "settings": settings,
             "prompts": batch.prompts,
             "seeds": batch.seeds,
             "model": self._digest(batch.configuration.weights),
         }
+        if batch.configuration.precision != EXACT:
+            decisive["graph"] = self._graphs[batch.configuration.precision].parent.name
         text = json.dumps(decisive, sort_keys=True)
         return self._store / f"{hashlib.sha256(text.encode()).hexdigest()[:32]}.npz"
 
@@ -189,38 +228,22 @@ def batches_of(
     ]
 
 
-def swapped(own: Any, name: str | None) -> Any:
-    """Returns the scheduler of this name as a diffusers user swaps it in for the folder's own.
-
-    Raises:
-        ModelNotReady: there is none of this name.
-    """
-    default, recipes = with_own_sampler(own)
-    recipe = recipes.get(name or default)
-    if recipe is None:
-        raise ModelNotReady(f"there is no scheduler {name!r}; known are {', '.join(recipes)}")
-    try:
-        return make_scheduler(own, name or default, recipe)
-    except NotAffine as exc:
-        raise ModelNotReady(exc.why) from exc
-
-
 def _draw_all(
-    folder: Path, missing: list[tuple[Batch, Path]], workers: int
+    folder: Path, graphs: Mapping[str, Path], missing: list[tuple[Batch, Path]], workers: int
 ) -> Iterator[tuple[Batch, Path, Drawn]]:
     if not missing:
         return
     if workers == 1:
         threads = torch.get_num_threads()
         torch.set_num_threads(1)
-        painter = Painter(folder)
+        painter = Painter(folder, graphs)
         for batch, file in missing:
             yield batch, file, painter.draw(batch)
         torch.set_num_threads(threads)
         return
     # Spawned, because a fork of a process in which torch has started threads can hang.
     context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(workers, context, _start, (folder,)) as processes:
+    with ProcessPoolExecutor(workers, context, _start, (folder, graphs)) as processes:
         pending = {processes.submit(_draw, batch): (batch, file) for batch, file in missing}
         try:
             for future in as_completed(pending):
@@ -230,13 +253,13 @@ def _draw_all(
             raise
 
 
-def _start(folder: Path) -> None:
+def _start(folder: Path, graphs: Mapping[str, Path]) -> None:
     global _painter
     # Ctrl-C reaches every process; the first one alone decides what is left undone.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     torch.set_num_threads(1)
     keep_libraries_quiet()
-    _painter = Painter(folder)
+    _painter = Painter(folder, graphs)
 
 
 def _draw(batch: Batch) -> Drawn:

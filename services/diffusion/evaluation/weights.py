@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Literal
 
 import torch
 
+from ...runtime.building.quantizing.graph_unet import open_pipeline as open_folder_pipeline
 from ...runtime.errors import ModelNotReady
 from ...runtime.models.folder import MANIFEST_NAME, ModelFolder
 from ...runtime.models.manifest import BASE_WEIGHTS, Manifest
@@ -66,18 +67,9 @@ def open_weights(folder: Path, name: str) -> WeightSet:
 def open_pipeline(folder: Path, weights: WeightSet) -> "StableDiffusionPipeline":
     """Returns the folder's pipeline with these weights in its UNet, computed in f32."""
     # Imported here: five seconds that a wrong argument should not cost.
-    from diffusers import StableDiffusionPipeline, UNet2DConditionModel
+    from diffusers import UNet2DConditionModel
 
-    # Folders that store only the variant `fp16` load nothing without its name.
-    half = all(".fp16." in file.name for file in open_weights(folder, BASE).files)
-    pipeline = StableDiffusionPipeline.from_pretrained(
-        folder,
-        safety_checker=None,
-        dtype=torch.float32,
-        use_safetensors=True,
-        variant="fp16" if half else None,
-    )
-    pipeline.set_progress_bar_config(disable=True)
+    pipeline = open_folder_pipeline(ModelFolder.open(folder))
     if weights.kind == "unet":
         pipeline.unet = UNet2DConditionModel.from_pretrained(
             weights.folder, dtype=torch.float32, use_safetensors=True

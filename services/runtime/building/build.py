@@ -14,12 +14,13 @@ from typing import Literal, TypeAlias
 
 from ..engines.cache import EngineCache
 from ..engines.loading import BACKENDS, resolve_cache
+from ..engines.precisions import DEFAULT_PRECISION, check_precision
 from ..engines.weightless import GRAPH_NAME, write_weight_list
 from ..errors import ModelNotReady
 from ..models.adapters import adapted_layers
 from ..models.folder import ModelFolder, ModuleName
 from ..models.manifest import model_parts
-from .engine_builds import COMPILED_BACKENDS, build_engines, target_devices
+from .engine_builds import COMPILED_BACKENDS, build_engines, check_quantizer, target_devices
 from .failures import CheckReport, ExportFailed
 from .reports import BuildPlace, ModuleReport, module_report, not_installed
 from .sampling import SamplingReport, build_sampling
@@ -74,6 +75,7 @@ def build_model(
     cache_dir: EngineCache | Path | None = None,
     beside: bool = False,
     devices: Sequence[str] = (),
+    precision: str = DEFAULT_PRECISION,
     max_step_count: int = DEFAULT_MAX_STEP_COUNT,
     progress: Progress | None = None,
 ) -> BuildReport:
@@ -86,7 +88,9 @@ def build_model(
         beside: whether to store them in the model's own folder, to be shipped with it. What is
             compiled for this machine goes to the cache all the same.
         devices: GPUs that `tensorrt_rtx` builds engines for, e.g. `sm_89`; none means all that it
-            knows. Of no meaning for other backends: `tensorrt` builds for the GPU that is there.
+            has the precision for. Of no meaning for other backends: `tensorrt` builds for the GPU
+            that is there.
+        precision: what the UNet of `tensorrt_rtx` computes in: `f16`, `int8` or `fp8`.
         max_step_count: most denoising steps that a request may ask for; tables take time to
             compile in proportion. Tables that are there already keep theirs.
         progress: told at each phase of each part.
@@ -98,7 +102,9 @@ def build_model(
     if backend not in BACKENDS:
         raise ModelNotReady(f"no backend {backend!r}; there are {', '.join(BACKENDS)}")
     # Before time is spent on what cannot be compiled.
-    compiled_for = target_devices(backend, devices)
+    chosen = check_precision(backend, precision, ())
+    compiled_for = target_devices(backend, devices, chosen)
+    check_quantizer(folder, chosen)
     started = time.perf_counter()
     cache = resolve_cache(cache_dir)
     # What was built before is copied beside the model rather than built again.
@@ -113,20 +119,12 @@ def build_model(
             reports.append(_compile_module(part, module, cache, tell))
         if backend in COMPILED_BACKENDS:
             graph = reports[-1].path
-            reports += build_engines(backend, part, module, graph, place, cache, compiled_for, tell)
+            reports += build_engines(
+                backend, part, module, graph, place, cache, compiled_for, tell, chosen
+            )
     tell = _teller(progress, "samplers", len(parts), len(parts) + 1)
     tell("compiling")
-    with warnings.catch_warnings():
-        # diffusers' schedulers do what newer numpys deprecate; whoever builds cannot help it.
-        warnings.simplefilter("ignore", DeprecationWarning)
-        sampling = build_sampling(
-            folder,
-            # The decoder's own graph is there whatever else it is compiled for.
-            backend="torch" if backend == "torch" else "onnxruntime",
-            cache_dir=place.store,
-            beside=beside,
-            max_step_count=max_step_count,
-        )
+    sampling = _build_sampling(folder, backend, place.store, beside, max_step_count)
     tell("done")
     seconds = time.perf_counter() - started
     return BuildReport(folder.model_id, backend, seconds, tuple(reports), sampling)
@@ -178,6 +176,22 @@ def _compile_module(
     path, check = compile_and_check(folder, module, cache)
     tell("done")
     return module_report(f"{folder.label(module)}, compiled", path, started, check)
+
+
+def _build_sampling(
+    folder: ModelFolder, backend: str, store: EngineCache, beside: bool, max_step_count: int
+) -> SamplingReport:
+    with warnings.catch_warnings():
+        # diffusers' schedulers do what newer numpys deprecate; whoever builds cannot help it.
+        warnings.simplefilter("ignore", DeprecationWarning)
+        return build_sampling(
+            folder,
+            # The decoder's own graph is there whatever else it is compiled for.
+            backend="torch" if backend == "torch" else "onnxruntime",
+            cache_dir=store,
+            beside=beside,
+            max_step_count=max_step_count,
+        )
 
 
 def _export_and_check(

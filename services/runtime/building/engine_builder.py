@@ -1,7 +1,7 @@
 """From an exported graph to engines of TensorRT and TensorRT-RTX: what both have in common.
 
-The graph is converted to f16 once for a module, checked against f32, and written with its weights
-to a folder that goes when all engines of it are built.
+The graph is converted to f16 or less once for a module, checked against f32, and written with its
+weights to a folder that goes when all engines of it are built.
 """
 
 from abc import ABC, abstractmethod
@@ -10,21 +10,21 @@ from functools import cached_property
 from pathlib import Path
 from typing import ClassVar
 
-import onnx
 import onnx_ir as ir
 
 from ..engines.adapter_bank import AdapterBank
 from ..engines.cache import BuildKey, EngineCache
-from ..engines.tensor_rt_sizes import bank_shapes
-from ..engines.weightless import GRAPH_NAME, read_weights
+from ..engines.precisions import DEFAULT_PRECISION, Precision
+from ..engines.weightless import GRAPH_NAME
 from ..errors import ModelNotReady
 from ..models.folder import ModelFolder, ModuleName
 from .builder_process import BuildTask, run_builder
 from .failures import CheckReport, ExportFailed
-from .fusing.fuse import fuse
+from .fusing.fuse import DOMAIN
 from .fusing.matching import Pattern
 from .half_checking import check_half
-from .half_precision import static_graph, to_half_precision
+from .quantizing.quantize import convert
+from .quantizing.simulation import check_quantized
 
 
 class EngineBuilder(ABC):
@@ -40,6 +40,7 @@ class EngineBuilder(ABC):
         bank: the model's adapters, if the module takes them.
         cache: where engines lie; the graph with its weights lies there for the while.
         patterns: what of the graph becomes nodes of ours.
+        precision: what it computes in; only a UNet goes below f16.
     """
 
     title: ClassVar[str]
@@ -53,6 +54,7 @@ class EngineBuilder(ABC):
         bank: AdapterBank | None,
         cache: EngineCache,
         patterns: tuple[Pattern, ...] = (),
+        precision: Precision = DEFAULT_PRECISION,
     ) -> None:
         self._folder = folder
         self._module: ModuleName = module
@@ -60,6 +62,7 @@ class EngineBuilder(ABC):
         self._bank = bank
         self._cache = cache
         self._patterns = patterns
+        self._precision: Precision = precision
         self._stack = ExitStack()
         self._fused_count = 0
 
@@ -96,15 +99,15 @@ class EngineBuilder(ABC):
         """How the converted graph compares with f32; converts it, once.
 
         Raises:
-            ModelNotReady: it cannot be converted, or f16 is not enough for it.
+            ModelNotReady: it cannot be converted, or the precision is not enough for it.
         """
-        folder, module = self._folder, self._module
         try:
             self._convert()
-            difference = check_half(folder, module, self._build, self._converted, self._bank)
+            difference = self._compare()
         except ExportFailed as exc:
-            what = f"{folder.label(module)} of {folder.model_id}"
-            raise ModelNotReady(f"{what} cannot be served in f16: {exc}") from exc
+            raise ModelNotReady(
+                f"{self._what()} cannot be served in {self._precision}: {exc}"
+            ) from exc
         return CheckReport(difference, None)
 
     def build(self, target: Path, device: str) -> CheckReport:
@@ -123,18 +126,26 @@ class EngineBuilder(ABC):
             run_builder(self.task(self._converted, target, device))
             difference = self.verify(target)
         except ExportFailed as exc:
-            what = f"{self._folder.label(self._module)} of {self._folder.model_id}"
-            raise ModelNotReady(f"{self.title} cannot build {what} for {device}: {exc}") from exc
+            raise ModelNotReady(
+                f"{self.title} cannot build {self._what()} for {device}: {exc}"
+            ) from exc
         return converted if difference is None else CheckReport(difference, None)
 
     def _convert(self) -> None:
-        graph = self._build / GRAPH_NAME
-        exact = ir.from_proto(static_graph(onnx.load(graph, load_external_data=False)))
-        if self._patterns:
-            self._fused_count = len(fuse(exact, self._patterns).replaced)
-        weights = read_weights(graph, self._folder.weights(self._module))
-        half = to_half_precision(ir.to_proto(exact), weights, bank_shapes(self._bank))
-        ir.save(half, self._converted, external_data="weights.bin")
+        graph = convert(
+            self._folder, self._module, self._build, self._bank, self._precision, self._patterns
+        )
+        self._fused_count = sum(node.domain == DOMAIN for node in graph.graph)
+        ir.save(graph, self._converted, external_data="weights.bin")
+
+    def _compare(self) -> float:
+        folder, build, converted, bank = self._folder, self._build, self._converted, self._bank
+        if self._precision == DEFAULT_PRECISION:
+            return check_half(folder, self._module, build, converted, bank)
+        return check_quantized(folder, build, converted, bank).largest
+
+    def _what(self) -> str:
+        return f"{self._folder.label(self._module)} of {self._folder.model_id}"
 
     @cached_property
     def _converted(self) -> Path:

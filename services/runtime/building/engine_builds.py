@@ -7,6 +7,14 @@ from typing import TYPE_CHECKING, Literal
 
 from ..engines.adapter_bank import open_bank
 from ..engines.cache import EngineCache
+from ..engines.precisions import (
+    DEFAULT_PRECISION,
+    Precision,
+    check_precision,
+    devices_of,
+    module_precision,
+    read_prompts,
+)
 from ..models.folder import ModelFolder, ModuleName
 from .reports import BuildPlace, ModuleReport, module_report, not_installed
 
@@ -17,16 +25,17 @@ if TYPE_CHECKING:
 COMPILED_BACKENDS = ("tensorrt", "tensorrt_rtx")
 
 
-def target_devices(backend: str, devices: Sequence[str]) -> Sequence[str]:
+def target_devices(backend: str, devices: Sequence[str], precision: Precision) -> Sequence[str]:
     """Returns the GPUs that engines are built for; none for a backend that has no engines.
 
     Args:
         backend: what will run them.
         devices: those that were asked for; none means all that the backend builds for.
+        precision: what the UNet computes in; of all GPUs, those without it are left out.
 
     Raises:
-        ModelNotReady: what builds them is not installed or does not know one, or there is no GPU
-            where one is needed.
+        ModelNotReady: what builds them is not installed or does not know one, one does not have
+            the precision, or there is no GPU where one is needed.
     """
     try:
         if backend == "tensorrt":
@@ -37,7 +46,8 @@ def target_devices(backend: str, devices: Sequence[str]) -> Sequence[str]:
             from ..engines.tensor_rt_rtx import TARGETS, check_devices
 
             check_devices(devices)
-            return devices or tuple(TARGETS)
+            check_precision(backend, precision, devices)
+            return devices or devices_of(precision, tuple(TARGETS))
     except ImportError as exc:
         raise not_installed(exc) from exc
     return ()
@@ -52,6 +62,7 @@ def build_engines(
     cache: EngineCache,
     devices: Sequence[str],
     tell: Callable[[Literal["compiling", "done"]], None],
+    precision: Precision = DEFAULT_PRECISION,
 ) -> Iterator[ModuleReport]:
     """Yields a report for each engine of a module.
 
@@ -64,13 +75,14 @@ def build_engines(
         cache: where builds of this machine go.
         devices: as from `target_devices`.
         tell: told what is done.
+        precision: what the model's UNet computes in.
 
     Raises:
         ModelNotReady: an engine cannot be built.
     """
     # What is compiled on a GPU stays with it: whoever loads it looks into the cache alone.
     place = BuildPlace(cache, alone=True) if backend == "tensorrt" else place
-    with _builder(backend, folder, module, graph, cache) as builder:
+    with _builder(backend, folder, module, graph, cache, precision) as builder:
         for device in devices:
             started, check = time.perf_counter(), None
             tell("compiling")
@@ -87,15 +99,38 @@ def build_engines(
     tell("done")
 
 
-def _builder(
-    backend: str, folder: ModelFolder, module: ModuleName, graph: Path, cache: EngineCache
-) -> "EngineBuilder":
+def check_quantizer(folder: ModelFolder, precision: Precision) -> None:
+    """Checks that what quantising needs is there, if the precision asks for it.
+
+    Raises:
+        ModelNotReady: modelopt is not installed, or the model has no prompts for calibration.
+    """
+    if precision == DEFAULT_PRECISION:
+        return
     try:
-        if backend == "tensorrt":
-            from .tensor_rt import TensorRtBuilder as Builder
-        else:
-            from .tensor_rt_rtx import TensorRtRtxBuilder as Builder
+        from .quantizing.calibration import check_installed
     except ImportError as exc:
         raise not_installed(exc) from exc
+    check_installed()
+    read_prompts(folder)
+
+
+def _builder(
+    backend: str,
+    folder: ModelFolder,
+    module: ModuleName,
+    graph: Path,
+    cache: EngineCache,
+    precision: Precision,
+) -> "EngineBuilder":
     bank = open_bank(folder) if module == "unet" else None
-    return Builder(folder, module, graph, bank, cache)
+    try:
+        if backend == "tensorrt":
+            from .tensor_rt import TensorRtBuilder
+
+            return TensorRtBuilder(folder, module, graph, bank, cache)
+        from .tensor_rt_rtx import TensorRtRtxBuilder
+    except ImportError as exc:
+        raise not_installed(exc) from exc
+    own = module_precision(module, precision)
+    return TensorRtRtxBuilder(folder, module, graph, bank, cache, precision=own)

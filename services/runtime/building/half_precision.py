@@ -49,14 +49,14 @@ def static_graph(model: onnx.ModelProto) -> onnx.ModelProto:
 
 
 def to_half_precision(
-    model: onnx.ModelProto,
+    model: onnx.ModelProto | ir.Model,
     weights: Mapping[str, NDArray[Any]],
     shapes: Mapping[str, tuple[int, ...]],
 ) -> ir.Model:
     """Returns a graph that computes in f16 and holds its weights.
 
     Args:
-        model: the graph in f32, weights outside, as `static_graph` returns it.
+        model: the graph in f32 as `static_graph` returns it; one in `ir` is changed in place.
         weights: what the graph leaves out, f32, in the graph's shapes.
         shapes: of inputs that belong to the network rather than to a call, e.g. its adapters': they
             become f16 and of one size.
@@ -64,9 +64,9 @@ def to_half_precision(
     Raises:
         ExportFailed: it uses weights or has shapes of inputs that are not given.
     """
-    typed = ir.from_proto(model)
-    _fill(typed.graph, weights)
-    _fix_shapes(typed.graph, shapes)
+    typed = model if isinstance(model, ir.Model) else ir.from_proto(model)
+    fill_weights(typed.graph, weights)
+    fix_shapes(typed.graph, shapes)
     _Pass(typed.graph, frozenset(shapes)).run()
     return typed
 
@@ -77,7 +77,12 @@ def half_of(array: NDArray[Any]) -> NDArray[np.float16]:
     return finite.astype(np.float16)
 
 
-def _fill(graph: ir.Graph, weights: Mapping[str, NDArray[Any]]) -> None:
+def fill_weights(graph: ir.Graph, weights: Mapping[str, NDArray[Any]]) -> None:
+    """Puts the weights into a graph that leaves them out, in place.
+
+    Raises:
+        ExportFailed: it uses weights that are not given.
+    """
     for name, value in graph.initializers.items():
         if isinstance(value.const_value, ir.ExternalTensor):
             if name not in weights:
@@ -85,7 +90,12 @@ def _fill(graph: ir.Graph, weights: Mapping[str, NDArray[Any]]) -> None:
             value.const_value = ir.tensor(weights[name], name=name)
 
 
-def _fix_shapes(graph: ir.Graph, shapes: Mapping[str, tuple[int, ...]]) -> None:
+def fix_shapes(graph: ir.Graph, shapes: Mapping[str, tuple[int, ...]]) -> None:
+    """Gives inputs of a graph one size each, in place.
+
+    Raises:
+        ExportFailed: it has no such input.
+    """
     inputs = {value.name: value for value in graph.inputs}
     for name, shape in shapes.items():
         if name not in inputs:

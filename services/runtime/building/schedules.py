@@ -108,7 +108,7 @@ def compile_samplers(
     path: Path = Path(SCHEDULES_NAME),
 ) -> ScheduleReport:
     """Returns every sampler compiled for a `scheduler_config.json`; writes nothing."""
-    with _quiet_diffusers():
+    with quiet_diffusers():
         default, recipes = with_own_sampler(own_scheduler(scheduler_config))
     jobs = [(dict(scheduler_config), name, recipes[name], max_step_count) for name in recipes]
     samplers: dict[str, CompiledSampler] = {}
@@ -146,7 +146,7 @@ def compile_job(job: Job) -> tuple[str, "CompiledSampler | str"]:
     # The tensors are tiny: a second thread only waits.
     torch.set_num_threads(1)
     try:
-        with _quiet_diffusers():
+        with quiet_diffusers():
             scheduler = make_scheduler(own_scheduler(config), name, recipe)
             return name, SamplerCompiler(name, scheduler, max_step_count).run()
     except NotAffine as exc:
@@ -189,6 +189,24 @@ def make_scheduler(own: Any, name: str, recipe: SamplerRecipe) -> Any:
         raise NotAffine(name, f"{recipe.class_name} refuses: {str(exc)[:160]}") from exc
 
 
+def named_scheduler(own: Any, name: str | None) -> Any:
+    """Returns the scheduler of this name as a diffusers user swaps it in for the folder's own.
+
+    Raises:
+        ModelNotReady: there is none of this name.
+    """
+    from .probing import NotAffine
+
+    default, recipes = with_own_sampler(own)
+    recipe = recipes.get(name or default)
+    if recipe is None:
+        raise ModelNotReady(f"there is no scheduler {name!r}; known are {', '.join(recipes)}")
+    try:
+        return make_scheduler(own, name or default, recipe)
+    except NotAffine as exc:
+        raise ModelNotReady(exc.why) from exc
+
+
 def with_own_sampler(own: Any) -> tuple[str, dict[str, SamplerRecipe]]:
     """Returns the name of the folder's own sampler, and all recipes including it."""
     name = type(own).__name__
@@ -207,7 +225,7 @@ def with_own_sampler(own: Any) -> tuple[str, dict[str, SamplerRecipe]]:
 
 
 @contextmanager
-def _quiet_diffusers() -> Iterator[None]:
+def quiet_diffusers() -> Iterator[None]:
     """Keeps diffusers from naming every option that one scheduler has and another has not."""
     from diffusers.utils import logging
 

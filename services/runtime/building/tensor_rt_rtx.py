@@ -16,7 +16,7 @@ class TensorRtRtxBuilder(EngineBuilder):
     backend = BACKEND
 
     def key(self, device: str) -> BuildKey:
-        return build_key(self._folder, self._module, device, self._bank)
+        return build_key(self._folder, self._module, device, self._bank, self._precision)
 
     def task(self, graph: Path, target: Path, device: str) -> BuildTask:
         return BuildTask(

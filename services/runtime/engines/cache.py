@@ -29,6 +29,8 @@ _FORMAT = 1
 _ANY_DEVICE = "any"
 _SCRATCH = ".scratch-"
 _OTHERS_WRITE = stat.S_IWOTH
+# What a backend computes in unless something else was asked for.
+_PLAIN_PRECISIONS = ("f32", "f16")
 
 
 class NotBuilt(ModelNotReady):
@@ -49,7 +51,7 @@ class BuildKey:
         backend: e.g. `onnxruntime`.
         backend_version: version of what reads the build; for portable graphs, of their format.
         device: architecture it was compiled for, e.g. `sm_90`; `any` for a portable graph.
-        precision: precision of the computation, e.g. `f32`.
+        precision: precision of the computation, e.g. `f32`; behind a comma, how it was reached.
         profile: the shapes it takes, e.g. `dynamic`.
     """
 
@@ -61,6 +63,11 @@ class BuildKey:
     precision: str = "f32"
     profile: str = "dynamic"
 
+    @property
+    def precision_name(self) -> str:
+        """The precision without how it was reached."""
+        return self.precision.partition(",")[0]
+
     def digest(self) -> str:
         """Returns the sha256 of all fields, in hex."""
         return hashlib.sha256(json.dumps(asdict(self), sort_keys=True).encode()).hexdigest()
@@ -71,8 +78,8 @@ class EngineCache:
 
     Attributes:
         root: the folder; made when the first entry is written.
-        single: whether it keeps one entry for each module, backend and device, replaced when the
-            model changes, as beside a model, rather than one for each key.
+        single: whether it keeps one entry for each module, backend, device and precision, replaced
+            when the model changes, as beside a model, rather than one for each key.
     """
 
     def __init__(self, root: Path, *, single: bool = False) -> None:
@@ -89,6 +96,8 @@ class EngineCache:
         name = key.module if self.single else f"{key.module}-{key.digest()[:20]}"
         if self.single and key.device != _ANY_DEVICE:
             name = f"{name}-{key.device}"
+        if self.single and key.precision_name not in _PLAIN_PRECISIONS:
+            name = f"{name}-{key.precision_name}"
         return self.root / key.backend / name
 
     def find(self, key: BuildKey) -> Path:

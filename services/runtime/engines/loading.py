@@ -1,5 +1,7 @@
 """Finds the build of a module and loads it: beside the model first, then in the cache."""
 
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 from ..errors import ModelNotReady
@@ -8,18 +10,15 @@ from .adapter_bank import AdapterBank, open_bank
 from .cache import DEFAULT_CACHE_PATH, BuildKey, DamagedBuild, EngineCache, NotBuilt
 from .engine import Engine
 from .execution_lane import ExecutionLane
+from .precisions import (
+    DEFAULT_PRECISION,
+    Precision,
+    build_option,
+    check_precision,
+    module_precision,
+)
 from .remote_server import RemoteServer
 from .timing import Timing
-
-BACKENDS = (
-    "onnxruntime",
-    "openvino",
-    "tensorrt",
-    "tensorrt_rtx",
-    "timed",
-    "torch",
-    "triton_server",
-)
 
 # What installs all that a backend imports; the others come with `cpu`.
 _EXTRAS = {
@@ -37,6 +36,7 @@ def load_engine(
     *,
     backend: str = "onnxruntime",
     threads: int = 1,
+    precision: Precision = DEFAULT_PRECISION,
     cache: EngineCache | Path | None = None,
     remote: RemoteServer | None = None,
     timing: Timing | None = None,
@@ -49,6 +49,7 @@ def load_engine(
         module: which of its modules.
         backend: one of `BACKENDS`. Its packages are imported here and not before.
         threads: threads of one `infer`, at least 1. For `torch` they are the whole process's.
+        precision: what a GPU's UNet computes in, where the backend leaves a choice.
         cache: where builds lie that are not beside the model; None takes the user's cache.
         remote: who runs the engine, for `triton_server`.
         timing: what is held and for how long, for `timed`.
@@ -59,60 +60,117 @@ def load_engine(
             from other weights, or the backend is unknown or not installed.
         StageUnavailable: the server that runs the engine cannot be reached.
     """
+    load = _LOADERS.get(backend)
+    if load is None:
+        raise ModelNotReady(f"no backend {backend!r}; there are {', '.join(BACKENDS)}")
+    check_precision(backend, precision, ())
+    wanted = _Wanted(
+        folder,
+        module,
+        bank=open_bank(folder) if module == "unet" else None,
+        threads=threads,
+        precision=module_precision(module, precision),
+        cache=resolve_cache(cache),
+        remote=remote,
+        timing=timing or Timing(),
+        lane=lane,
+    )
     try:
-        if backend == "onnxruntime":
-            from . import onnx_runtime
-
-            build = find_build(folder, onnx_runtime.build_key(folder, module), cache)
-            return onnx_runtime.OnnxRuntimeEngine(
-                folder, module, build, threads=threads, bank=_bank(folder, module)
-            )
-        if backend == "openvino":
-            from . import onnx_runtime, openvino_cpu
-
-            bank, place = _bank(folder, module), resolve_cache(cache)
-            graph = find_build(folder, onnx_runtime.build_key(folder, module), place)
-            build = openvino_cpu.compile_missing(
-                folder, module, graph, place, threads=threads, bank=bank
-            )
-            return openvino_cpu.OpenVinoEngine(folder, module, build, threads=threads, bank=bank)
-        if backend == "tensorrt":
-            from . import tensor_rt
-
-            gpu, bank = tensor_rt.gpu_identity(), _bank(folder, module)
-            key = tensor_rt.build_key(folder, module, gpu, bank)
-            plan = read_own_build(folder, key, cache, tensor_rt.PLAN_NAME)
-            return tensor_rt.open_engine(folder, module, plan, bank=bank, lane=lane)
-        if backend == "tensorrt_rtx":
-            from . import tensor_rt_rtx
-
-            bank, device = _bank(folder, module), tensor_rt_rtx.gpu_device()
-            key = tensor_rt_rtx.build_key(folder, module, device, bank)
-            build = find_build(folder, key, cache)
-            return tensor_rt_rtx.open_engine(folder, module, build, bank=bank, lane=lane)
-        if backend == "timed":
-            from .timed import load_timed
-
-            return load_timed(folder, module, timing or Timing(), bank=_bank(folder, module))
-        if backend == "torch":
-            from .torch_eager import TorchEngine
-
-            return TorchEngine(folder, module, threads=threads, bank=_bank(folder, module))
-        if backend == "triton_server":
-            if remote is None or not remote.address:
-                raise ModelNotReady(
-                    "backend triton_server needs SANGSANG_TRITON_SERVER_ADDRESS, `host:port`"
-                )
-            from .triton_server import TritonServerEngine
-
-            return TritonServerEngine(folder, module, remote, bank=_bank(folder, module))
+        return load(wanted)
     except ImportError as exc:
         raise _not_installed(backend, exc) from exc
-    raise ModelNotReady(f"no backend {backend!r}; there are {', '.join(BACKENDS)}")
 
 
-def _bank(folder: ModelFolder, module: ModuleName) -> AdapterBank | None:
-    return open_bank(folder) if module == "unet" else None
+@dataclass(frozen=True, slots=True)
+class _Wanted:
+    """The arguments of `load_engine`, with the module's own adapters and precision."""
+
+    folder: ModelFolder
+    module: ModuleName
+    bank: AdapterBank | None
+    threads: int
+    precision: Precision
+    cache: EngineCache
+    remote: RemoteServer | None
+    timing: Timing
+    lane: ExecutionLane | None
+
+
+def _onnxruntime(wanted: _Wanted) -> Engine:
+    from . import onnx_runtime
+
+    folder, module = wanted.folder, wanted.module
+    build = find_build(folder, onnx_runtime.build_key(folder, module), wanted.cache)
+    return onnx_runtime.OnnxRuntimeEngine(
+        folder, module, build, threads=wanted.threads, bank=wanted.bank
+    )
+
+
+def _openvino(wanted: _Wanted) -> Engine:
+    from . import onnx_runtime, openvino_cpu
+
+    folder, module, bank, threads = wanted.folder, wanted.module, wanted.bank, wanted.threads
+    graph = find_build(folder, onnx_runtime.build_key(folder, module), wanted.cache)
+    build = openvino_cpu.compile_missing(
+        folder, module, graph, wanted.cache, threads=threads, bank=bank
+    )
+    return openvino_cpu.OpenVinoEngine(folder, module, build, threads=threads, bank=bank)
+
+
+def _tensorrt(wanted: _Wanted) -> Engine:
+    from . import tensor_rt
+
+    folder, module, bank = wanted.folder, wanted.module, wanted.bank
+    key = tensor_rt.build_key(folder, module, tensor_rt.gpu_identity(), bank)
+    plan = read_own_build(folder, key, wanted.cache, tensor_rt.PLAN_NAME)
+    return tensor_rt.open_engine(folder, module, plan, bank=bank, lane=wanted.lane)
+
+
+def _tensorrt_rtx(wanted: _Wanted) -> Engine:
+    from . import tensor_rt_rtx
+
+    folder, module, bank = wanted.folder, wanted.module, wanted.bank
+    device = tensor_rt_rtx.gpu_device()
+    key = tensor_rt_rtx.build_key(folder, module, device, bank, wanted.precision)
+    build = find_build(folder, key, wanted.cache)
+    return tensor_rt_rtx.open_engine(
+        folder, module, build, bank=bank, precision=wanted.precision, lane=wanted.lane
+    )
+
+
+def _timed(wanted: _Wanted) -> Engine:
+    from .timed import load_timed
+
+    return load_timed(wanted.folder, wanted.module, wanted.timing, bank=wanted.bank)
+
+
+def _torch(wanted: _Wanted) -> Engine:
+    from .torch_eager import TorchEngine
+
+    return TorchEngine(wanted.folder, wanted.module, threads=wanted.threads, bank=wanted.bank)
+
+
+def _triton_server(wanted: _Wanted) -> Engine:
+    if wanted.remote is None or not wanted.remote.address:
+        raise ModelNotReady(
+            "backend triton_server needs SANGSANG_TRITON_SERVER_ADDRESS, `host:port`"
+        )
+    from .triton_server import TritonServerEngine
+
+    return TritonServerEngine(wanted.folder, wanted.module, wanted.remote, bank=wanted.bank)
+
+
+# Each imports its backend's packages when it is called, and not before.
+_LOADERS: Mapping[str, Callable[[_Wanted], Engine]] = {
+    "onnxruntime": _onnxruntime,
+    "openvino": _openvino,
+    "tensorrt": _tensorrt,
+    "tensorrt_rtx": _tensorrt_rtx,
+    "timed": _timed,
+    "torch": _torch,
+    "triton_server": _triton_server,
+}
+BACKENDS = tuple(_LOADERS)
 
 
 def find_build(folder: ModelFolder, key: BuildKey, cache: EngineCache | Path | None) -> Path:
@@ -149,7 +207,7 @@ def read_own_build(
 def _not_built(folder: ModelFolder, key: BuildKey, problems: list[str]) -> ModelNotReady:
     return ModelNotReady(
         f"{key.module} of {folder.model_id} is not built for {key.backend} "
-        f"({'; '.join(problems)}); run `sangsang build {folder.path}{_option(key.backend)}`"
+        f"({'; '.join(problems)}); run `sangsang build {folder.path}{_options(key)}`"
     )
 
 
@@ -163,10 +221,11 @@ def _not_installed(backend: str, error: ImportError) -> ModelNotReady:
     )
 
 
-def _option(backend: str) -> str:
+def _options(key: BuildKey) -> str:
     # What is not a backend of its own, as the sampler tables, is built with any.
-    other = backend in BACKENDS and backend != BACKENDS[0]
-    return f" --backend {backend}" if other else ""
+    if key.backend not in BACKENDS or key.backend == BACKENDS[0]:
+        return ""
+    return f" --backend {key.backend}{build_option(key.precision_name)}"
 
 
 def resolve_cache(cache: EngineCache | Path | None) -> EngineCache:

@@ -12,6 +12,7 @@ import numpy as np
 from ..errors import ModelNotReady
 from .adapter_bank import AdapterBank
 from .cuda_device import CudaDevice
+from .precisions import Precision
 from .signatures import Signature
 from .tensor_rt_sizes import Profile, bank_shapes
 
@@ -23,6 +24,7 @@ class Plan:
         name: what it computes, e.g. `unet`.
         digest: of the weights and configuration that it was built from.
         backend: e.g. `tensorrt`.
+        precision: what its products compute in.
         title: the library's name, for messages.
         library: the library's module.
         engine: its `ICudaEngine`, which any number of contexts may use.
@@ -35,6 +37,7 @@ class Plan:
         name: see above.
         digest: see above.
         backend: see above.
+        precision: see above.
         title: see above.
         library: see above.
         content: the serialised engine.
@@ -55,6 +58,7 @@ class Plan:
         name: str,
         digest: str,
         backend: str,
+        precision: Precision,
         title: str,
         library: Any,
         content: bytes,
@@ -66,6 +70,7 @@ class Plan:
         remedy: str,
     ) -> None:
         self.name, self.digest, self.backend, self.title = name, digest, backend, title
+        self.precision: Precision = precision
         self.library, self.signature, self.profiles = library, signature, tuple(profiles)
         self.captures = captures
         # The engine uses both as long as it lives.

@@ -30,10 +30,9 @@ class PlanEngine:
         lane: where this one runs.
     """
 
-    precision = "f16"
-
     def __init__(self, plan: Plan, lane: ExecutionLane) -> None:
         self.name, self.digest, self.backend = plan.name, plan.digest, plan.backend
+        self.precision = plan.precision
         self._signature = plan.signature
         self._plan: Plan | None = plan
         self._lane = lane

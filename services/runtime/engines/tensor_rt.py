@@ -19,6 +19,7 @@ from .cuda_device import CudaDevice, GpuIdentity
 from .execution_lane import ExecutionLane
 from .plan import Plan
 from .plan_engine import PlanEngine
+from .precisions import DEFAULT_PRECISION
 from .tensor_rt_sizes import bucket_profiles, describe_sizes, signature_of
 
 BACKEND = "tensorrt"
@@ -97,7 +98,7 @@ def build_key(
         BACKEND,
         f"{version}, conversion {CONVERSION_VERSION} of {graph.backend_version}, {kernels}",
         device=gpu.describe(),
-        precision="f16",
+        precision=DEFAULT_PRECISION,
         profile="; ".join((graph.profile, describe_sizes(profiles, bank))),
     )
 
@@ -127,6 +128,7 @@ def open_engine(
         name=folder.label(module),
         digest=folder.digest(module),
         backend=BACKEND,
+        precision=DEFAULT_PRECISION,
         title=TITLE,
         library=library(),
         content=content,

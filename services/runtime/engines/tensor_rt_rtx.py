@@ -1,4 +1,4 @@
-"""Engines of TensorRT-RTX: consumer and some server GPUs, f16, adapters as inputs.
+"""Engines of TensorRT-RTX: consumer and some server GPUs, f16 or less, adapters as inputs.
 
 Its builder needs no GPU (`../building/tensor_rt_rtx.py`), so what a machine without one can show of
 this backend is that it builds. Running an engine needs one: nothing that `open_engine` returns has
@@ -19,6 +19,7 @@ from .cuda_device import CudaDevice
 from .execution_lane import ExecutionLane
 from .plan import Plan
 from .plan_engine import PlanEngine
+from .precisions import DEFAULT_PRECISION, Precision, build_option, recipe
 from .tensor_rt_sizes import describe_sizes, range_profile, signature_of
 
 BACKEND = "tensorrt_rtx"
@@ -33,7 +34,11 @@ BATCH_ROWS = (1, 2, 8)
 
 
 def build_key(
-    folder: ModelFolder, module: ModuleName, device: str, bank: AdapterBank | None
+    folder: ModelFolder,
+    module: ModuleName,
+    device: str,
+    bank: AdapterBank | None,
+    precision: Precision = DEFAULT_PRECISION,
 ) -> BuildKey:
     """Returns the key under which the engine of a module for a GPU lies.
 
@@ -42,9 +47,11 @@ def build_key(
         module: which of its modules.
         device: one of `TARGETS`.
         bank: its adapters; their ranks are the engine's, their values are not.
+        precision: what its products compute in.
 
     Raises:
-        ModelNotReady: TensorRT-RTX is not installed, or has no such target.
+        ModelNotReady: TensorRT-RTX is not installed, or has no such target; or the model cannot be
+            calibrated.
     """
     check_devices([device])
     graph = onnx_runtime.build_key(folder, module)
@@ -55,7 +62,7 @@ def build_key(
         BACKEND,
         f"{library_version()}, conversion {CONVERSION_VERSION} of {graph.backend_version}",
         device=device,
-        precision="f16",
+        precision=", ".join(filter(None, (precision, recipe(folder, precision)))),
         profile=f"{graph.profile}; {sizes}",
     )
 
@@ -109,6 +116,7 @@ def open_engine(
     build: Path,
     *,
     bank: AdapterBank | None = None,
+    precision: Precision = DEFAULT_PRECISION,
     lane: ExecutionLane | None = None,
 ) -> PlanEngine:
     """Returns an engine, ready to infer.
@@ -118,16 +126,19 @@ def open_engine(
         module: which module it is.
         build: folder with the engine.
         bank: the adapters, if it was built for some.
+        precision: what it was built to compute in.
         lane: where it runs; None makes a lane of its own, of high priority for a UNet.
 
     Raises:
         ModelNotReady: TensorRT-RTX does not take the engine, or it is another.
     """
     lane = lane or ExecutionLane(high_priority=module == "unet")
+    rebuild = f"sangsang build {folder.path} --backend {BACKEND}{build_option(precision)}"
     plan = Plan(
         name=folder.label(module),
         digest=folder.digest(module),
         backend=BACKEND,
+        precision=precision,
         title=TITLE,
         library=import_module("tensorrt_rtx"),
         content=(build / ENGINE_NAME).read_bytes(),
@@ -137,7 +148,7 @@ def open_engine(
         # It compiles for a shape when it meets it, and may do so behind a capture's back.
         captures=False,
         device=lane.device,
-        remedy=f"delete {build} and run `sangsang build {folder.path} --backend {BACKEND}`",
+        remedy=f"delete {build} and run `{rebuild}`",
     )
     return PlanEngine(plan, lane)
 

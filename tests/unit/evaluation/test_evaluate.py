@@ -12,8 +12,8 @@ from typer.testing import CliRunner
 from sangsang.services.diffusion.evaluation import sampling
 from sangsang.services.diffusion.evaluation.__main__ import app
 from sangsang.services.diffusion.evaluation.configurations import Configuration
-from sangsang.services.diffusion.evaluation.sampling import Batch, Painting, swapped
-from sangsang.services.runtime.building.schedules import own_scheduler
+from sangsang.services.diffusion.evaluation.sampling import Batch, Painting
+from sangsang.services.runtime.building.schedules import named_scheduler, own_scheduler
 from sangsang.services.runtime.errors import ModelNotReady
 from sangsang.services.runtime.models.folder import ModelFolder
 
@@ -131,7 +131,7 @@ def test_a_bad_scheduler_is_found_before_anything_is_drawn(model, tmp_path):
 
 def test_no_name_is_the_folders_own_scheduler(model):
     own = own_scheduler(ModelFolder.open(model).scheduler_config)
-    assert type(swapped(own, None)) is type(own)
+    assert type(named_scheduler(own, None)) is type(own)
 
 
 def test_a_quick_look_is_measured_against_the_names_it_asks_for(evaluate):
