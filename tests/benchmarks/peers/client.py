@@ -1,33 +1,44 @@
 """The load generator: a process of its own, told its plans by lines of JSON.
 
-    python -m tests.benchmarks.peers.client MODULE ADDRESS MODEL_ID
-
-Each line of stdin is a plan; each line of stdout what became of its requests.
+Started by `LineProcess` with a client's module, an address and the model's ID. Each line of stdin is
+a plan; each line of stdout what became of its requests.
 """
 
 import asyncio
-import base64
 import importlib
 import json
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict
 from typing import Any
 
+from sangsang.services.runtime.engines.timed_device import _HEAD, device_path
+
 from .contender import Client, Refused, Reply
+from .lines import READY, to_line
 from .load import Ask
 from .outcomes import Ending, Outcome
 
 # What a request gets that names no patience: long enough for all, short enough to end.
 LONGEST_S = 120.0
+_AGAIN_AFTER_S = 0.01
+# A device that begins nothing for so long is at rest.
+_REST_S = 0.3
 
 
 class Generator:
     """Sends requests and notes what becomes of them."""
 
-    def __init__(self, client: Client, *, keep: bool = False, previews: bool = False) -> None:
+    def __init__(
+        self,
+        client: Client,
+        *,
+        keep: bool = False,
+        previews: bool = False,
+        device: str = "",
+    ) -> None:
         self._client = client
+        self._device = device
         self._keep = keep
         self._previews = previews
         self._began_s = time.perf_counter()
@@ -49,7 +60,10 @@ class Generator:
 
     async def _one_by_one(self, rest: Iterator[Ask], outcomes: list[Outcome]) -> None:
         for ask in rest:
-            outcomes.append(await self.one(ask))
+            # Whoever has nothing else to do comes again.
+            while (outcome := await self.one(ask)).ending is Ending.REFUSED:
+                await asyncio.sleep(_AGAIN_AFTER_S)
+            outcomes.append(outcome)
 
     async def _later(self, ask: Ask) -> Outcome:
         await asyncio.sleep(max(self._began_s + ask.at_s - time.perf_counter(), 0.0))
@@ -78,9 +92,11 @@ class Generator:
             done, _ = await asyncio.wait([call], timeout=until_s)
             if not done:
                 call.cancel()
+                started = executions(self._device)
                 await asyncio.wait([call])
-                given_up = ask.cancel_after_s is not None
-                return (Ending.CANCELLED if given_up else Ending.EXPIRED), none, ""
+                if ask.cancel_after_s is None:
+                    return Ending.EXPIRED, none, ""
+                return Ending.CANCELLED, none, await self._started_since(started)
             return Ending.FINISHED, call.result(), ""
         except (TimeoutError, asyncio.CancelledError):
             return Ending.EXPIRED, none, ""
@@ -90,10 +106,35 @@ class Generator:
             return Ending.FAILED, none, f"{type(error).__name__}: {error}"[:300]
 
 
+    async def _started_since(self, before: int) -> str:
+        """Returns how many executions a device began since then, when it is at rest."""
+        if not self._device:
+            return ""
+        seen, now = -1, executions(self._device)
+        while seen != now:
+            await asyncio.sleep(_REST_S)
+            seen, now = now, executions(self._device)
+        return str(now - before)
+
+
+def executions(device: str) -> int:
+    """Returns how many executions a timed device has begun; 0 without a name."""
+    if not device:
+        return 0
+    return _HEAD.unpack_from(device_path(device).read_bytes())[2]
+
+
 async def carry_out(client: Client, plan: dict[str, Any]) -> list[Outcome]:
-    """Returns the outcomes of a plan: `asks`, and `concurrency` for a closed loop."""
+    """Returns the outcomes of a plan.
+
+    It has `asks`; `concurrency` for a closed loop; whether to `keep` the pictures and to want
+    `previews`; and a timed `device` whose executions after a cancel are counted.
+    """
     generator = Generator(
-        client, keep=plan.get("keep", False), previews=plan.get("previews", False)
+        client,
+        keep=plan.get("keep", False),
+        previews=plan.get("previews", False),
+        device=plan.get("device", ""),
     )
     asks = [Ask(**fields) for fields in plan["asks"]]
     concurrency = plan.get("concurrency", 0)
@@ -102,32 +143,11 @@ async def carry_out(client: Client, plan: dict[str, Any]) -> list[Outcome]:
     return await generator.open_loop(asks)
 
 
-def to_line(outcomes: Sequence[Outcome]) -> str:
-    """Returns outcomes as a line of JSON."""
-    fields = [asdict(one) for one in outcomes]
-    for one in fields:
-        one["picture"] = base64.b64encode(one["picture"]).decode()
-    return json.dumps(fields)
-
-
-def from_line(line: str) -> list[Outcome]:
-    """Returns the outcomes that `to_line` wrote."""
-    return [
-        Outcome(
-            **{
-                **fields,
-                "ending": Ending(fields["ending"]),
-                "picture": base64.b64decode(fields["picture"]),
-            }
-        )
-        for fields in json.loads(line)
-    ]
-
-
 async def serve(module: str, address: str, model_id: str) -> None:
     """Carries out the plans of stdin until it ends."""
     loop = asyncio.get_running_loop()
     client = importlib.import_module(f".{module}", __package__).connect(address, model_id)
+    print(READY, flush=True)
     while line := await loop.run_in_executor(None, sys.stdin.readline):
         outcomes = await carry_out(client, json.loads(line))
         print(to_line(outcomes), flush=True)

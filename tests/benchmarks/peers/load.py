@@ -12,6 +12,8 @@ PRO_SHARE = 0.3
 CANCELLED_SHARE = 0.05
 # A request is of use within this many times what it takes alone.
 PATIENCE = 3.0
+# Of the loads that come in one form only.
+PEAK_SEED = 77
 
 _THINGS = (
     "rocket cat dog pizza snowman strawberry guitar sailboat tree bee crown fish car umbrella "

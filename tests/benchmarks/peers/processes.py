@@ -40,10 +40,16 @@ class Server:
         command: what to run.
         environment: variables besides PATH and HOME.
         log: where its output goes.
+        piped: whether its input and output are pipes instead.
     """
 
     def __init__(
-        self, command: Sequence[str | Path], environment: Mapping[str, str], log: Path
+        self,
+        command: Sequence[str | Path],
+        environment: Mapping[str, str],
+        log: Path,
+        *,
+        piped: bool = False,
     ) -> None:
         self._log = log
         base = {name: os.environ[name] for name in ("PATH", "HOME") if name in os.environ}
@@ -51,8 +57,8 @@ class Server:
             self.process = subprocess.Popen(
                 [str(part) for part in command],
                 env={**base, **environment},
-                stdin=subprocess.DEVNULL,
-                stdout=output,
+                stdin=subprocess.PIPE if piped else subprocess.DEVNULL,
+                stdout=subprocess.PIPE if piped else output,
                 stderr=output,
                 start_new_session=True,
             )

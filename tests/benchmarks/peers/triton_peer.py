@@ -120,7 +120,7 @@ def ensemble() -> TritonContender:
         "to 8 rows, no queue delay; an instance of each model for each device; requests that "
         "waited past their time are rejected"
     )
-    return TritonContender("triton-ensemble", text, "triton", iterative=False)
+    return TritonContender("triton-ensemble", text, "triton_peer", iterative=False)
 
 
 def sequence() -> TritonContender:
@@ -130,7 +130,7 @@ def sequence() -> TritonContender:
         "8 requests in a step) that is scheduled anew after each step; an instance of each model "
         "for each device"
     )
-    return TritonContender("triton-sequence", text, "triton", iterative=True)
+    return TritonContender("triton-sequence", text, "triton_peer", iterative=True)
 
 
 def write_repository(repository: Path, site: Site, *, iterative: bool) -> None:

@@ -1,0 +1,35 @@
+"""Every contender by name, as it is set for a kind of engine."""
+
+import json
+from collections.abc import Callable
+
+from . import litserve_peer, triton_peer
+from .contender import Contender
+from .mesh import MeshContender
+
+# Rows of a batch for each contender where it does best; `tune` measures them, README has the table.
+_EQUAL = json.dumps({"pro": 1.0, "free": 1.0})
+
+_MAKERS: dict[str, Callable[[], Contender]] = {
+    "mesh": MeshContender,
+    "mesh-one-lane": lambda: MeshContender(
+        "mesh-one-lane", "one lane for each device", {"SANGSANG_LANES_PER_DEVICE": "1"}
+    ),
+    "mesh-no-batching": lambda: MeshContender(
+        "mesh-no-batching",
+        "at most two rows in a step, which a guided picture takes alone",
+        {"SANGSANG_BATCH_ROW_LIMIT": "2"},
+    ),
+    "mesh-no-tiers": lambda: MeshContender(
+        "mesh-no-tiers", "both tiers weigh the same", {"SANGSANG_TIER_WEIGHTS": _EQUAL}
+    ),
+    "triton-ensemble": triton_peer.ensemble,
+    "triton-sequence": triton_peer.sequence,
+    "litserve-continuous": litserve_peer.continuous,
+    "litserve-batched": litserve_peer.batched,
+}
+
+
+def contender(name: str) -> Contender:
+    """Returns a contender, not yet started."""
+    return _MAKERS[name]()

@@ -1,0 +1,137 @@
+"""What a run measures: which contenders, on which engines, under which loads."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from .load import Rate
+
+SHARES = (0.5, 0.8, 1.1, 1.5)
+SEEDS = (1, 2, 3)
+# Eight times the ordinary load for five seconds, and what comes before and after it.
+BURST = (Rate(0.5, 2.0), Rate(4.0, 5.0), Rate(0.5, 4.0))
+CONCURRENCY = 8
+
+
+@dataclass(frozen=True, slots=True)
+class Engines:
+    """A kind of engine and how many devices there are of it.
+
+    Attributes:
+        name: `cpu` or `timed`.
+        device_count: cores, or devices that are held.
+    """
+
+    name: str
+    device_count: int
+
+    @property
+    def timed(self) -> bool:
+        """Whether devices are held and not computed on."""
+        return self.name == "timed"
+
+
+@dataclass(frozen=True, slots=True)
+class Loads:
+    """What one contender meets.
+
+    Attributes:
+        single_count: requests of each tier, one at a time, in turns with bare engines.
+        peak_count: requests of the mix with `CONCURRENCY` for each timed device, or on all cores.
+        shares: of serial capacity, arriving at random.
+        seeds: of those arrivals.
+        window_s: how long they come.
+        burst: whether it meets the burst.
+        cancel_count: Pro requests that are cancelled alone (timed engines).
+    """
+
+    single_count: int
+    peak_count: int
+    shares: Sequence[float]
+    seeds: Sequence[int]
+    window_s: float
+    burst: bool
+    cancel_count: int
+
+    @property
+    def seconds(self) -> float:
+        """About how long they take, the contender's start included."""
+        open_s = len(self.shares) * len(self.seeds) * (self.window_s + 2.5)
+        burst_s = sum(rate.seconds for rate in BURST) + 2.5 if self.burst else 0.0
+        return 10.0 + 2.5 * self.single_count + 12.0 + open_s + burst_s + self.cancel_count
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """One kind of engine with whom it is given to.
+
+    Attributes:
+        engines: the kind.
+        loads: of each contender, by its name, in the order in which they run.
+        offline: ways without a server, each with its workers for each device.
+    """
+
+    engines: Engines
+    loads: dict[str, Loads]
+    offline: Sequence[tuple[str, int]]
+
+
+PEERS = ("triton-ensemble", "triton-sequence", "litserve-continuous", "litserve-batched")
+ABLATIONS = ("mesh-one-lane", "mesh-no-batching", "mesh-no-tiers")
+
+
+def full() -> list[Part]:
+    """Returns the whole run: under half an hour."""
+    cpu = Loads(4, 48, SHARES, SEEDS, 6.0, burst=True, cancel_count=0)
+    timed = Loads(3, 40, SHARES, SEEDS, 7.0, burst=True, cancel_count=6)
+    less_cpu = Loads(0, 48, (1.1,), SEEDS[:1], 6.0, burst=False, cancel_count=0)
+    less_timed = Loads(0, 40, (1.1,), SEEDS[:2], 7.0, burst=False, cancel_count=0)
+    several = Loads(0, 120, (1.1,), SEEDS[:1], 7.0, burst=False, cancel_count=0)
+    contenders = ("mesh", *PEERS)
+    return [
+        Part(
+            Engines("timed", 1),
+            {**dict.fromkeys(contenders, timed), **dict.fromkeys(ABLATIONS, less_timed)},
+            (("batch", 1), ("batch", 2)),
+        ),
+        Part(
+            Engines("cpu", 2),
+            {**dict.fromkeys(contenders, cpu), **dict.fromkeys(ABLATIONS, less_cpu)},
+            (("batch", 1), ("diffusers", 1)),
+        ),
+        Part(Engines("timed", 4), dict.fromkeys(contenders, several), (("batch", 1),)),
+    ]
+
+
+def short() -> list[Part]:
+    """Returns what five minutes allow: fewer loads, one seed, no ablations."""
+    cpu = Loads(2, 24, (1.1,), SEEDS[:1], 5.0, burst=False, cancel_count=0)
+    timed = Loads(1, 20, (1.1,), SEEDS[:1], 5.0, burst=False, cancel_count=2)
+    contenders = ("mesh", *PEERS)
+    return [
+        Part(Engines("timed", 1), dict.fromkeys(contenders, timed), (("batch", 1),)),
+        Part(
+            Engines("cpu", 2), dict.fromkeys(contenders, cpu), (("batch", 1), ("diffusers", 1))
+        ),
+    ]
+
+
+def only(parts: Sequence[Part], names: Sequence[str], engines: Sequence[str]) -> list[Part]:
+    """Returns the parts with some contenders and kinds of engines alone; nothing named is all.
+
+    Raises:
+        ValueError: a name is not among them.
+    """
+    known = {name for part in parts for name in part.loads}
+    kinds = {part.engines.name for part in parts}
+    for wanted, there in ((names, known), (engines, kinds)):
+        if others := set(wanted) - there:
+            raise ValueError(f"no {', '.join(sorted(others))}; there are {', '.join(sorted(there))}")
+    return [
+        Part(
+            part.engines,
+            {name: loads for name, loads in part.loads.items() if not names or name in names},
+            part.offline,
+        )
+        for part in parts
+        if not engines or part.engines.name in engines
+    ]

@@ -1,0 +1,2 @@
+def report_text(f): return ""
+def write_into(*a): pass
