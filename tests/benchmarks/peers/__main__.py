@@ -19,7 +19,16 @@ from typing import Annotated
 
 import typer
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    Progress,
+    TaskID,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+
+from sangsang.services.runtime.engines.cache import DEFAULT_CACHE_PATH
 
 from . import campaign, schedule
 from .plots import draw
@@ -37,6 +46,8 @@ _THEIRS = {
     "litserve": ("litserve", "onnxruntime", "numpy"),
 }
 
+_SCHEDULES = {"full": schedule.full, "short": schedule.short, "tuning": schedule.tuning}
+
 app = typer.Typer(help=__doc__, no_args_is_help=True, rich_markup_mode=None)
 console = Console()
 
@@ -46,6 +57,10 @@ def run(
     short: Annotated[
         bool, typer.Option("--short", help="Fewer loads, one seed; into peers-short.csv.")
     ] = False,
+    tune: Annotated[
+        bool,
+        typer.Option("--tune", help="Peers alone, with 4, 8 and 16 rows; into peers-tuning.csv."),
+    ] = False,
     only: Annotated[
         list[str] | None, typer.Option(help="A contender to measure; again for more. Default: all.")
     ] = None,
@@ -53,7 +68,8 @@ def run(
         list[str] | None, typer.Option(help="`cpu` or `timed`; again for both. Default: both.")
     ] = None,
     output: Annotated[
-        Path | None, typer.Option(help="The CSV to write. Default: one of tests/benchmarks/results.")
+        Path | None,
+        typer.Option(help="The CSV to write. Default: one of tests/benchmarks/results."),
     ] = None,
     model: Annotated[Path, typer.Option(help="Model folder, built.")] = Path(
         "deploy/models/pocket"
@@ -67,19 +83,16 @@ def run(
     litserve_venv: Annotated[
         Path, typer.Option(help="Environment with litserve and onnxruntime.")
     ] = Path(".venv-litserve"),
-    cache_dir: Annotated[Path, typer.Option(help="Where built engines lie.")] = Path.home()
-    / ".cache"
-    / "sangsang",
+    cache_dir: Annotated[Path, typer.Option(help="Where built engines lie.")] = DEFAULT_CACHE_PATH,
 ) -> None:
-    """Measures the contenders and writes a CSV; without --only, also the README's tables and plots."""
+    """Measures contenders and writes a CSV; of a whole run also the README's tables and plots."""
     environments = {"triton": triton_venv.absolute(), "litserve": litserve_venv.absolute()}
     for name, path in environments.items():
         if not (path / "bin" / "python").exists():
             raise typer.BadParameter(f"no environment {path}; `make .venv-{name}/.done` makes it")
     try:
-        parts = schedule.only(
-            schedule.short() if short else schedule.full(), only or (), engines or ()
-        )
+        kind = "tuning" if tune else "short" if short else "full"
+        parts = schedule.only(_SCHEDULES[kind](), only or (), engines or ())
     except ValueError as error:
         raise typer.BadParameter(str(error)) from error
     place = new_place("peers")
@@ -93,14 +106,13 @@ def run(
             profile=profile,
             environments=environments,
             place=place,
-            tell=lambda text, behind_s: bar.update(task, description=text, completed=behind_s),
+            tell=lambda text, behind_s: show(bar, task, text, behind_s),
         )
         rows = facts + campaign.run(parts, setting)
-    name = "peers-short.csv" if short else "peers.csv"
-    path = output or RESULTS / name
+    path = output or RESULTS / ("peers.csv" if kind == "full" else f"peers-{kind}.csv")
     write_csv(path, rows)
     console.print(f"wrote {path}", highlight=False)
-    if not (short or only or engines or output):
+    if kind == "full" and not (only or engines or output):
         write_report(path)
     print(report_text(Figures(rows)))
 
@@ -149,6 +161,13 @@ def _processor() -> str:
 def _git(*arguments: str) -> str:
     command = ["git", "-C", str(ROOT), *arguments]
     return subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip()
+
+
+def show(bar: Progress, task: TaskID, text: str, behind_s: float) -> None:
+    """Shows what is done now; where no bar can be drawn, as a line."""
+    bar.update(task, description=text, completed=behind_s)
+    if not bar.console.is_terminal:
+        bar.console.print(f"{behind_s:.0f} s of the schedule: {text}", highlight=False)
 
 
 def progress() -> Progress:

@@ -10,7 +10,7 @@ from statistics import median
 from sangsang.services.runtime.engines.timed_device import device_path
 
 from . import load
-from .contender import Contender, Site
+from .contender import Site
 from .engines import ENGINES_VARIABLE, EngineChoice
 from .lines import LineProcess
 from .outcomes import TIERS
@@ -91,7 +91,7 @@ class Campaign:
         try:
             rows = self._calibrate()
             for name, loads in self._part.loads.items():
-                rows += self._try(contender(name), loads)
+                rows += self._try(name, loads)
             # After ours, whose pictures the others' are compared with.
             for way, workers in self._part.offline:
                 rows += self._offline(way, workers)
@@ -137,12 +137,11 @@ class Campaign:
         self._behind_s += _OFFLINE_S
         return book.rows
 
-    def _try(self, one: Contender, loads: Loads) -> list[Measurement]:
+    def _try(self, name: str, loads: Loads) -> list[Measurement]:
         """Measures a contender."""
-        book = self._book(one.name)
-        self._tell(f"{one.name} starts")
-        limits_s = {tier: load.PATIENCE * seconds for tier, seconds in self._alone_s.items()}
-        site = Site(self._choice, self._place, self._setting.environments, limits_s)
+        one, book = contender(name), self._book(name)
+        self._tell(f"{name} starts")
+        site = Site(self._choice, self._place, self._setting.environments)
         with ExitStack() as stack:
             started_s = time.monotonic()
             stack.callback(one.stop)

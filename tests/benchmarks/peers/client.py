@@ -1,7 +1,7 @@
 """The load generator: a process of its own, told its plans by lines of JSON.
 
-Started by `LineProcess` with a client's module, an address and the model's ID. Each line of stdin is
-a plan; each line of stdout what became of its requests.
+Started by `LineProcess` with a client's module, an address and the model's ID. Each line of stdin
+is a plan; each line of stdout what became of its requests.
 """
 
 import asyncio
@@ -104,7 +104,6 @@ class Generator:
             return Ending.REFUSED, none, str(error)[:200]
         except Exception as error:
             return Ending.FAILED, none, f"{type(error).__name__}: {error}"[:300]
-
 
     async def _started_since(self, before: int) -> str:
         """Returns how many executions a device began since then, when it is at rest."""

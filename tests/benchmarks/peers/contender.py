@@ -5,7 +5,7 @@ opens a `Client` of it, whose calls are cancelled as asyncio tasks are.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
@@ -21,15 +21,11 @@ class Site:
         choice: the engines.
         place: a folder of its own for logs and files.
         environments: the Python environments of others, by name.
-        limits_s: within which a picture counts, by tier, for those that can be told.
-        row_limit: rows of a batch.
     """
 
     choice: EngineChoice
     place: Path
     environments: Mapping[str, Path]
-    limits_s: Mapping[str, float]
-    row_limit: int = 8
 
 
 class Contender(Protocol):
@@ -94,13 +90,3 @@ class Client(Protocol):
     async def close(self) -> None:
         """Closes the connections."""
         ...
-
-
-@dataclass(slots=True)
-class Running:
-    """Facts of a contender that runs, for whoever measures it."""
-
-    contender: Contender
-    address: str
-    site: Site
-    facts: dict[str, str] = field(default_factory=dict)

@@ -139,8 +139,10 @@ class PeerModel:
 
     def contexts(self, prompt: str, tier: str) -> tuple[Array, ...]:
         """Returns the embeddings of each row of a picture, the negative prompt's first."""
-        return (self.embed(""), self.embed(prompt)) if self.tier(tier).guided else (
-            self.embed(prompt),
+        return (
+            (self.embed(""), self.embed(prompt))
+            if self.tier(tier).guided
+            else (self.embed(prompt),)
         )
 
     def start(self, contexts: Sequence[Array], seed: int, tier: str) -> Rows:

@@ -50,7 +50,7 @@ class Batched(litserve.LitAPI):
         while going := [row for row in rows.values() if not row.finished]:
             self.model.step(going)
         pictures = self.model.decode([row.latents for row in rows.values()]) if rows else []
-        done = dict(zip(rows, pictures))
+        done = dict(zip(rows, pictures, strict=True))
         answers = [done.get(place, b"") for place in range(len(requests))]
         return answers if self.max_batch_size > 1 else answers[0]
 
@@ -85,7 +85,9 @@ class Continuous(litserve.LitAPI):
 
     def step(self, prev_outputs):
         now = time.time()
-        late = [uid for uid, (row, request) in list(self.active.items()) if _is_late(now, row, request)]
+        late = [
+            uid for uid, (row, request) in list(self.active.items()) if _is_late(now, row, request)
+        ]
         for uid in late:
             del self.active[uid]
         # Requests are added by another thread while a step runs.
@@ -96,7 +98,10 @@ class Continuous(litserve.LitAPI):
         pictures = self.model.decode([members[u][0].latents for u in finished]) if finished else []
         for uid in finished:
             del self.active[uid]
-        outputs = [Output(uid, picture, LitAPIStatus.OK) for uid, picture in zip(finished, pictures)]
+        outputs = [
+            Output(uid, picture, LitAPIStatus.OK)
+            for uid, picture in zip(finished, pictures, strict=True)
+        ]
         outputs += [Output(uid, b"", LitAPIStatus.FINISH_STREAMING) for uid in (*finished, *late)]
         # The loop sleeps for 10 ms after a step that says nothing.
         return outputs or [Output(uid, b"", LitAPIStatus.OK) for uid in list(members)[:1]]

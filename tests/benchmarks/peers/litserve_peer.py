@@ -1,4 +1,4 @@
-"""LitServe: our engines behind its HTTP server, with continuous batching and with plain batching."""
+"""LitServe: our engines behind its HTTP server, with continuous and with plain batching."""
 
 import time
 from dataclasses import dataclass
@@ -7,11 +7,9 @@ import aiohttp
 
 from .contender import Refused, Reply, Site
 from .engines import ENGINES_VARIABLE
-from .load import PATIENCE, Ask
+from .load import START_SHARE, Ask
 from .processes import LOOPBACK, Server, answers, free_port, link_namespace
 
-# A request that can no longer be done in time is dropped before its first step.
-START_SHARE = (PATIENCE - 1) / PATIENCE
 _FOREVER_S = 3600.0
 
 

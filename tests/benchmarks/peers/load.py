@@ -5,21 +5,21 @@ become of those before, as callers do who do not know of each other.
 """
 
 import random
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 PRO_SHARE = 0.3
 CANCELLED_SHARE = 0.05
 # A request is of use within this many times what it takes alone.
 PATIENCE = 3.0
+# A request that has not begun after this share of its patience can no longer be done in time; peers
+# that drop such requests are told.
+START_SHARE = (PATIENCE - 1) / PATIENCE
 # Of the loads that come in one form only.
 PEAK_SEED = 77
 
-_THINGS = (
-    "rocket cat dog pizza snowman strawberry guitar sailboat tree bee crown fish car umbrella "
-    "apple rose turtle mushroom cactus lemon owl penguin bicycle clock"
-).split()
-_COLOURS = "yellow blue green red pink orange purple white".split()
+_THINGS = ("rocket", "cat", "dog", "pizza", "snowman", "strawberry", "guitar", "sailboat", "tree")
+_COLOURS = ("yellow", "blue", "green", "red", "pink", "orange", "purple", "white")
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +67,10 @@ def arrivals(
 ) -> list[Ask]:
     """Returns Poisson arrivals of the mix.
 
+    How many come, of which tier and how many are cancelled is what is expected, so that a short
+    load is the load that its name says; when they come and who they are is random. (Given their
+    number, the times of Poisson arrivals are uniform.)
+
     Args:
         rates: one after the other.
         capacity_per_s: pictures a second that a share of 1 stands for.
@@ -77,28 +81,26 @@ def arrivals(
     asks: list[Ask] = []
     begin_s = 0.0
     for rate in rates:
-        for at_s in _poisson(draw, rate.share * capacity_per_s, rate.seconds):
-            tier = "pro" if draw.random() < PRO_SHARE else "free"
-            ask = _ask(draw, tier, begin_s + at_s)
-            cancel_after_s = draw.random() * alone_s[tier]
-            if draw.random() >= CANCELLED_SHARE:
-                cancel_after_s = None
-            asks.append(
-                replace(
-                    ask, patience_s=PATIENCE * alone_s[tier], cancel_after_s=cancel_after_s
-                )
-            )
+        count = round(rate.share * capacity_per_s * rate.seconds)
+        times = sorted(begin_s + draw.random() * rate.seconds for _ in range(count))
+        tiers = _tiers(draw, count)
+        asks += [_ask(draw, tier, at_s) for tier, at_s in zip(tiers, times, strict=True)]
         begin_s += rate.seconds
-    return asks
+    cancelled = set(draw.sample(range(len(asks)), round(len(asks) * CANCELLED_SHARE)))
+    return [
+        replace(
+            ask,
+            patience_s=PATIENCE * alone_s[ask.tier],
+            cancel_after_s=draw.random() * alone_s[ask.tier] if place in cancelled else None,
+        )
+        for place, ask in enumerate(asks)
+    ]
 
 
 def mix(count: int, seed: int) -> list[Ask]:
-    """Returns requests of the mix with exact shares, shuffled: work to be done as it fits."""
+    """Returns requests of the mix, to be made as fast as it goes."""
     draw = random.Random(seed)
-    pro_count = round(count * PRO_SHARE)
-    tiers = ["pro"] * pro_count + ["free"] * (count - pro_count)
-    draw.shuffle(tiers)
-    return [_ask(draw, tier, 0.0) for tier in tiers]
+    return [_ask(draw, tier, 0.0) for tier in _tiers(draw, count)]
 
 
 def singles(tier: str, count: int, seed: int) -> list[Ask]:
@@ -116,13 +118,14 @@ def cancelled(count: int, alone_s: float, seed: int) -> list[Ask]:
     ]
 
 
+def _tiers(draw: random.Random, count: int) -> list[str]:
+    """Returns tiers in their exact shares, shuffled."""
+    pro_count = round(count * PRO_SHARE)
+    tiers = ["pro"] * pro_count + ["free"] * (count - pro_count)
+    draw.shuffle(tiers)
+    return tiers
+
+
 def _ask(draw: random.Random, tier: str, at_s: float) -> Ask:
     prompt = f"a {draw.choice(_THINGS)} on a {draw.choice(_COLOURS)} background"
     return Ask(at_s, tier, prompt, draw.randrange(2**31))
-
-
-def _poisson(draw: random.Random, rate_per_s: float, seconds: float) -> Iterator[float]:
-    at_s = draw.expovariate(rate_per_s)
-    while at_s < seconds:
-        yield at_s
-        at_s += draw.expovariate(rate_per_s)

@@ -40,7 +40,6 @@ class MeshContender:
             environment={
                 "SANGSANG_LOG_LEVEL": "error",
                 "SANGSANG_BACKEND": choice.backend,
-                "SANGSANG_BATCH_ROW_LIMIT": str(site.row_limit),
                 **({"SANGSANG_TIMED_PROFILE": choice.profile} if choice.timed else {}),
                 **self.environment,
             },

@@ -1,9 +1,9 @@
 """What is measured without a server: bare engines, the largest offline batch, and diffusers.
 
-Started by `LineProcess` with a way, a number of workers for each device and a number of devices. All of a plan's requests
-are there from the start; the workers, a process each with one thread, take the next one whenever
-they have room. `bare` and `diffusers` make one picture after the other, `batch` keeps eight rows
-full.
+Started by `LineProcess` with a way, a number of workers for each device and a number of devices.
+All of a plan's requests are there from the start; the workers, a process each with one thread, take
+the next one whenever they have room. `bare` and `diffusers` make one picture after the other,
+`batch` keeps eight rows full.
 """
 
 import json

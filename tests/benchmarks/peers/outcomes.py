@@ -91,9 +91,7 @@ def open_figures(
     return figures
 
 
-def latencies(
-    outcomes: Iterable[Outcome], tier: str
-) -> dict[tuple[str, str], float | None]:
+def latencies(outcomes: Iterable[Outcome], tier: str) -> dict[tuple[str, str], float | None]:
     """Returns p50, p95 and p99 of the finished ones, in milliseconds."""
     seconds = [one.seconds for one in outcomes if one.ending is Ending.FINISHED]
     found = {name: percentile(seconds, share) for name, share in _PERCENTILES.items()}

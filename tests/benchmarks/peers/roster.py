@@ -7,7 +7,6 @@ from . import litserve_peer, triton_peer
 from .contender import Contender
 from .mesh import MeshContender
 
-# Rows of a batch for each contender where it does best; `tune` measures them, README has the table.
 _EQUAL = json.dumps({"pro": 1.0, "free": 1.0})
 
 _MAKERS: dict[str, Callable[[], Contender]] = {
@@ -23,13 +22,26 @@ _MAKERS: dict[str, Callable[[], Contender]] = {
     "mesh-no-tiers": lambda: MeshContender(
         "mesh-no-tiers", "both tiers weigh the same", {"SANGSANG_TIER_WEIGHTS": _EQUAL}
     ),
+}
+# Peers by the rows of a full batch.
+_PEERS: dict[str, Callable[[int], Contender]] = {
     "triton-ensemble": triton_peer.ensemble,
     "triton-sequence": triton_peer.sequence,
     "litserve-continuous": litserve_peer.continuous,
     "litserve-batched": litserve_peer.batched,
 }
+# Where each does best: README has what `run --tune` found.
+_BEST_ROWS = {
+    "triton-ensemble": 8,
+    "triton-sequence": 8,
+    "litserve-continuous": 8,
+    "litserve-batched": 8,
+}
 
 
 def contender(name: str) -> Contender:
-    """Returns a contender, not yet started."""
+    """Returns a contender, not yet started; `peer@rows` is a peer with another batch."""
+    peer, _, rows = name.partition("@")
+    if peer in _PEERS:
+        return _PEERS[peer](int(rows or _BEST_ROWS[peer]))
     return _MAKERS[name]()

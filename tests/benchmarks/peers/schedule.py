@@ -109,9 +109,20 @@ def short() -> list[Part]:
     contenders = ("mesh", *PEERS)
     return [
         Part(Engines("timed", 1), dict.fromkeys(contenders, timed), (("batch", 1),)),
+        Part(Engines("cpu", 2), dict.fromkeys(contenders, cpu), (("batch", 1), ("diffusers", 1))),
+    ]
+
+
+def tuning() -> list[Part]:
+    """Returns what compares each peer with itself: at most 4, 8 and 16 rows in a batch."""
+    names = [f"{peer}@{rows}" for peer in PEERS for rows in (4, 8, 16)]
+    return [
         Part(
-            Engines("cpu", 2), dict.fromkeys(contenders, cpu), (("batch", 1), ("diffusers", 1))
-        ),
+            engines,
+            dict.fromkeys(names, Loads(0, 40, (1.1,), SEEDS[:2], 7.0, burst=False, cancel_count=0)),
+            (),
+        )
+        for engines in (Engines("timed", 1), Engines("cpu", 2))
     ]
 
 
@@ -125,7 +136,9 @@ def only(parts: Sequence[Part], names: Sequence[str], engines: Sequence[str]) ->
     kinds = {part.engines.name for part in parts}
     for wanted, there in ((names, known), (engines, kinds)):
         if others := set(wanted) - there:
-            raise ValueError(f"no {', '.join(sorted(others))}; there are {', '.join(sorted(there))}")
+            raise ValueError(
+                f"no {', '.join(sorted(others))}; there are {', '.join(sorted(there))}"
+            )
     return [
         Part(
             part.engines,

@@ -34,7 +34,7 @@ def _cancelled():
 
 
 class Text:
-    """Prompt to the embeddings of every row, one text a call as in ours, with a cache as in ours."""
+    """Prompt to the embeddings of every row; one text a call, and a cache, as in ours."""
 
     def initialize(self, args):
         self.model = _model(args)
@@ -67,15 +67,13 @@ class Diffusion:
         while True:
             going = [
                 row
-                for row, request in zip(rows, requests)
+                for row, request in zip(rows, requests, strict=True)
                 if not (row.finished or request.is_cancelled())
             ]
             if not going:
                 break
             self.model.step(going)
-        return [
-            _response("LATENTS", row.latents) if row.finished else _cancelled() for row in rows
-        ]
+        return [_response("LATENTS", row.latents) if row.finished else _cancelled() for row in rows]
 
 
 class IterativeDiffusion:

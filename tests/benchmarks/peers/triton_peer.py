@@ -22,7 +22,7 @@ from tritonclient.utils import InferenceServerException
 
 from .contender import Refused, Reply, Site
 from .engines import ENGINES_VARIABLE
-from .load import Ask
+from .load import START_SHARE, Ask
 from .processes import LOOPBACK, Server, free_port, link_namespace
 
 _TEXTS = "TYPE_STRING dims: [1]"
@@ -36,14 +36,17 @@ _QUEUE = (
 )
 
 
+Tensors = dict[str, str]
+
+
 @dataclass(frozen=True, slots=True)
 class ModelConfig:
     """One model of a repository, with what its `config.pbtxt` says."""
 
     name: str
     class_name: str
-    inputs: dict[str, str]
-    outputs: dict[str, str]
+    inputs: Tensors
+    outputs: Tensors
     batch: int
     scheduling: str
     instances: int
@@ -78,6 +81,7 @@ class TritonContender:
     settings: str
     client: str
     iterative: bool
+    row_limit: int
     _server: Server | None = None
     _shared_memory: str = ""
     _place: Path = field(default_factory=Path)
@@ -87,7 +91,9 @@ class TritonContender:
         repository = self._place / "models"
         shutil.rmtree(self._place, ignore_errors=True)
         repository.mkdir(parents=True)
-        write_repository(repository, site, iterative=self.iterative)
+        write_repository(
+            repository, len(site.choice.devices), self.row_limit, iterative=self.iterative
+        )
         port = free_port()
         self._shared_memory = f"peers-{os.getpid()}-{port}-"
         venv = site.environments["triton"]
@@ -113,73 +119,54 @@ class TritonContender:
             region.unlink()
 
 
-def ensemble() -> TritonContender:
+def ensemble(row_limit: int = 8) -> TritonContender:
     """Returns the ensemble with dynamic batching."""
     text = (
         "ensemble text -> diffusion -> decode; a diffusion model for each tier; dynamic batching "
-        "to 8 rows, no queue delay; an instance of each model for each device; requests that "
-        "waited past their time are rejected"
+        f"to {row_limit} rows, no queue delay; an instance of each model for each device; requests "
+        "too late are rejected in the queue, and leave at a step when their call ends"
     )
-    return TritonContender("triton-ensemble", text, "triton_peer", iterative=False)
+    return TritonContender("triton-ensemble", text, "triton_peer", False, row_limit)
 
 
-def sequence() -> TritonContender:
+def sequence(row_limit: int = 8) -> TritonContender:
     """Returns the iterative sequence."""
     text = (
-        "ensemble text -> diffusion -> decode; diffusion is an iterative sequence (oldest first, "
-        "8 requests in a step) that is scheduled anew after each step; an instance of each model "
-        "for each device"
+        "ensemble text -> diffusion -> decode; diffusion is an iterative sequence that is "
+        f"scheduled anew after each step, oldest first, {row_limit // 2} requests in a step; an "
+        "instance of each model for each device; requests leave at a step when their call ends"
     )
-    return TritonContender("triton-sequence", text, "triton_peer", iterative=True)
+    return TritonContender("triton-sequence", text, "triton_peer", True, row_limit)
 
 
-def write_repository(repository: Path, site: Site, *, iterative: bool) -> None:
+def write_repository(
+    repository: Path, device_count: int, row_limit: int, *, iterative: bool
+) -> None:
     """Writes the models: the three stages, and an ensemble for each tier over them."""
-    devices = len(site.choice.devices)
     batching = f"dynamic_batching {{ {_QUEUE} }}"
+    # Pictures of a full step if all are guided; Triton counts requests, not rows.
+    step = row_limit // 2
     steps = (
         "sequence_batching { iterative_sequence: true max_sequence_idle_microseconds: 60000000 "
-        f"oldest {{ max_candidate_sequences: {4 * site.row_limit} }} }}"
+        f"oldest {{ max_candidate_sequences: {4 * step} }} }}"
     )
+    texts = {"PROMPT": _TEXTS, "TIER": _TEXTS}
     inputs = {"CONTEXTS": _CONTEXTS, "SEED": _NUMBER, "TIER": _TEXTS}
-    outputs = {"LATENTS": _LATENTS}
-    models = [
-        ModelConfig(
-            "text",
-            "Text",
-            {"PROMPT": _TEXTS, "TIER": _TEXTS},
-            {"CONTEXTS": _CONTEXTS},
-            site.row_limit,
-            batching,
-            devices,
-        ),
-        ModelConfig(
-            "decode",
-            "Decode",
-            {"LATENTS": _LATENTS},
-            {"PICTURE": _TEXTS},
-            site.row_limit,
-            batching,
-            devices,
-        ),
-    ]
-    rows = {"free": 1, "pro": 2}
-    for tier, row_count in rows.items():
-        diffusion = "diffusion" if iterative else f"diffusion_{tier}"
-        _write_ensemble(repository, f"pocket_{tier}", diffusion, site.row_limit // row_count)
-        if not iterative:
-            limit = site.row_limit // row_count
-            models.append(
-                ModelConfig(diffusion, "Diffusion", inputs, outputs, limit, batching, devices)
-            )
+    latents, picture = {"LATENTS": _LATENTS}, {"PICTURE": _TEXTS}
+
+    def write(name: str, kind: str, ins: Tensors, outs: Tensors, batch: int, how: str) -> None:
+        ModelConfig(name, kind, ins, outs, batch, how, device_count).write(repository)
+
+    write("text", "Text", texts, {"CONTEXTS": _CONTEXTS}, row_limit, batching)
+    write("decode", "Decode", latents, picture, row_limit, batching)
     if iterative:
-        models.append(
-            ModelConfig(
-                "diffusion", "IterativeDiffusion", inputs, outputs, site.row_limit, steps, devices
-            )
-        )
-    for model in models:
-        model.write(repository)
+        write("diffusion", "IterativeDiffusion", inputs, latents, step, steps)
+    for tier, row_count in (("free", 1), ("pro", 2)):
+        batch = row_limit // row_count
+        name = "diffusion" if iterative else f"diffusion_{tier}"
+        _write_ensemble(repository, f"pocket_{tier}", name, row_limit)
+        if not iterative:
+            write(name, "Diffusion", inputs, latents, batch, batching)
 
 
 def _write_ensemble(repository: Path, name: str, diffusion: str, batch: int) -> None:
@@ -203,7 +190,7 @@ def _write_ensemble(repository: Path, name: str, diffusion: str, batch: int) -> 
     (repository / name / "config.pbtxt").write_text("\n".join(lines) + "\n")
 
 
-def _step(model: str, inputs: dict[str, str], outputs: dict[str, str]) -> str:
+def _step(model: str, inputs: Tensors, outputs: Tensors) -> str:
     maps = [
         f'{kind}_map {{ key: "{key}" value: "{value}" }}'
         for kind, some in (("input", inputs), ("output", outputs))
@@ -212,7 +199,7 @@ def _step(model: str, inputs: dict[str, str], outputs: dict[str, str]) -> str:
     return f'{{ model_name: "{model}" model_version: -1 {" ".join(maps)} }}'
 
 
-def _tensors(kind: str, tensors: dict[str, str], *, ragged: bool = False) -> list[str]:
+def _tensors(kind: str, tensors: Tensors, *, ragged: bool = False) -> list[str]:
     option = " allow_ragged_batch: true" if ragged else ""
     return [
         f'{kind} [{{ name: "{name}" data_type: {text}{option} }}]' for name, text in tensors.items()
@@ -287,9 +274,10 @@ class TritonClient:
                 _input("TIER", np.array([[ask.tier.encode()]], np.object_), "BYTES"),
                 _input("SEED", np.array([[ask.seed]], np.int64), "INT64"),
             ],
+            # With an end as well, it hangs: triton-inference-server/server, issue 8167.
             sequence_id=next(self._numbers),
             sequence_start=True,
-            timeout=None if patience is None else int(patience * 1e6),
+            timeout=None if patience is None else int(START_SHARE * patience * 1e6),
             client_timeout=patience,
         )
         try:
