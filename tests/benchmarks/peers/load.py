@@ -97,6 +97,11 @@ def arrivals(
     ]
 
 
+def later(asks: Sequence[Ask], seconds: float) -> list[Ask]:
+    """Returns the same requests so much later."""
+    return [replace(ask, at_s=ask.at_s + seconds) for ask in asks]
+
+
 def mix(count: int, seed: int) -> list[Ask]:
     """Returns requests of the mix, to be made as fast as it goes."""
     draw = random.Random(seed)

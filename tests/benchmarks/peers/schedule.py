@@ -8,7 +8,7 @@ from .load import Rate
 SHARES = (0.5, 0.8, 1.1, 1.5)
 SEEDS = (1, 2, 3)
 # Eight times the ordinary load for five seconds, and what comes before and after it.
-BURST = (Rate(0.5, 2.0), Rate(4.0, 5.0), Rate(0.5, 4.0))
+BURST = (Rate(0.5, 1.0), Rate(4.0, 5.0), Rate(0.5, 4.0))
 CONCURRENCY = 8
 
 
@@ -39,7 +39,7 @@ class Loads:
         peak_count: requests of the mix with `CONCURRENCY` for each timed device, or on all cores.
         shares: of serial capacity, arriving at random.
         seeds: of those arrivals.
-        window_s: how long they come.
+        window_s: how long they come for each seed.
         burst: whether it meets the burst.
         cancel_count: Pro requests that are cancelled alone (timed engines).
     """
@@ -55,7 +55,7 @@ class Loads:
     @property
     def seconds(self) -> float:
         """About how long they take, the contender's start included."""
-        open_s = len(self.shares) * len(self.seeds) * (self.window_s + 2.5)
+        open_s = len(self.shares) * (len(self.seeds) * self.window_s + 2.5)
         burst_s = sum(rate.seconds for rate in BURST) + 2.5 if self.burst else 0.0
         return 10.0 + 2.5 * self.single_count + 12.0 + open_s + burst_s + self.cancel_count
 
@@ -76,40 +76,38 @@ class Part:
 
 
 PEERS = ("triton-ensemble", "triton-sequence", "litserve-continuous", "litserve-batched")
+CONTENDERS = ("mesh", *PEERS)
 ABLATIONS = ("mesh-one-lane", "mesh-no-batching", "mesh-no-tiers")
 
 
 def full() -> list[Part]:
-    """Returns the whole run: under half an hour."""
+    """Returns the whole run: under half an hour on a quiet machine."""
+    timed = Loads(2, 40, SHARES, SEEDS, 6.0, burst=True, cancel_count=6)
     cpu = Loads(4, 48, SHARES, SEEDS, 6.0, burst=True, cancel_count=0)
-    timed = Loads(3, 40, SHARES, SEEDS, 7.0, burst=True, cancel_count=6)
-    less_cpu = Loads(0, 48, (1.1,), SEEDS[:1], 6.0, burst=False, cancel_count=0)
-    less_timed = Loads(0, 40, (1.1,), SEEDS[:2], 7.0, burst=False, cancel_count=0)
-    several = Loads(0, 120, (1.1,), SEEDS[:1], 7.0, burst=False, cancel_count=0)
-    contenders = ("mesh", *PEERS)
+    ablated = Loads(0, 40, (1.1,), SEEDS[:2], 6.0, burst=False, cancel_count=0)
+    several = Loads(0, 120, (1.1,), SEEDS[:1], 6.0, burst=False, cancel_count=0)
     return [
         Part(
             Engines("timed", 1),
-            {**dict.fromkeys(contenders, timed), **dict.fromkeys(ABLATIONS, less_timed)},
+            dict.fromkeys(CONTENDERS, timed) | dict.fromkeys(ABLATIONS, ablated),
             (("batch", 1), ("batch", 2)),
         ),
         Part(
             Engines("cpu", 2),
-            {**dict.fromkeys(contenders, cpu), **dict.fromkeys(ABLATIONS, less_cpu)},
+            dict.fromkeys(CONTENDERS, cpu) | dict.fromkeys(ABLATIONS, ablated),
             (("batch", 1), ("diffusers", 1)),
         ),
-        Part(Engines("timed", 4), dict.fromkeys(contenders, several), (("batch", 1),)),
+        Part(Engines("timed", 4), dict.fromkeys(CONTENDERS, several), (("batch", 1),)),
     ]
 
 
 def short() -> list[Part]:
-    """Returns what five minutes allow: fewer loads, one seed, no ablations."""
-    cpu = Loads(2, 24, (1.1,), SEEDS[:1], 5.0, burst=False, cancel_count=0)
-    timed = Loads(1, 20, (1.1,), SEEDS[:1], 5.0, burst=False, cancel_count=2)
-    contenders = ("mesh", *PEERS)
+    """Returns what five minutes allow on a quiet machine: one load, one seed, no ablations."""
+    timed = Loads(1, 20, (1.1,), SEEDS[:1], 6.0, burst=False, cancel_count=2)
+    cpu = Loads(2, 24, (1.1,), SEEDS[:1], 6.0, burst=False, cancel_count=0)
     return [
-        Part(Engines("timed", 1), dict.fromkeys(contenders, timed), (("batch", 1),)),
-        Part(Engines("cpu", 2), dict.fromkeys(contenders, cpu), (("batch", 1), ("diffusers", 1))),
+        Part(Engines("timed", 1), dict.fromkeys(CONTENDERS, timed), (("batch", 1),)),
+        Part(Engines("cpu", 2), dict.fromkeys(CONTENDERS, cpu), (("batch", 1), ("diffusers", 1))),
     ]
 
 
@@ -119,7 +117,7 @@ def tuning() -> list[Part]:
     return [
         Part(
             engines,
-            dict.fromkeys(names, Loads(0, 40, (1.1,), SEEDS[:2], 7.0, burst=False, cancel_count=0)),
+            dict.fromkeys(names, Loads(0, 40, (1.1,), SEEDS[:2], 6.0, burst=False, cancel_count=0)),
             (),
         )
         for engines in (Engines("timed", 1), Engines("cpu", 2))

@@ -1,6 +1,7 @@
 """One contender that runs: every load of the schedule, and the figures of each."""
 
 from collections.abc import Callable, Mapping, Sequence
+from itertools import islice
 from statistics import median
 
 from . import load
@@ -49,8 +50,7 @@ class Trial:
         self._singles(loads.single_count)
         self._peak(loads.peak_count, CONCURRENCY * (engines.device_count if engines.timed else 1))
         for share in loads.shares:
-            for seed in loads.seeds:
-                self._open(share, seed, loads.window_s, capacity_per_s)
+            self._open(share, loads.seeds, loads.window_s, capacity_per_s)
         if loads.burst:
             self._burst(capacity_per_s)
         if engines.timed and loads.cancel_count:
@@ -97,17 +97,23 @@ class Trial:
             self._book.note_all("peak", latencies([f for f in finished if f.tier == tier], tier))
         note_resources(self._book, "peak", before, self._resources(), len(finished))
 
-    def _open(self, share: float, seed: int, seconds: float, capacity_per_s: float) -> None:
-        """Poisson arrivals."""
+    def _open(
+        self, share: float, seeds: Sequence[int], seconds: float, capacity_per_s: float
+    ) -> None:
+        """Poisson arrivals; the seeds follow each other without a pause, so that backlogs stay."""
         name = f"open-{share:g}"
-        self._say(f"{share:g} of capacity, seed {seed}")
+        self._say(f"{share:g} of capacity")
         rates = [load.Rate(share, seconds)]
-        asks = load.arrivals(rates, capacity_per_s, self._alone_s, seed)
+        plans = [load.arrivals(rates, capacity_per_s, self._alone_s, seed) for seed in seeds]
+        asks = [a for place, plan in enumerate(plans) for a in load.later(plan, place * seconds)]
         before = self._resources()
         found = self._generator.run(asks)
-        self._book.note_all(name, open_figures(found, self._limits_s, seconds), seed=seed)
+        rest = iter(found)
+        for seed, plan in zip(seeds, plans, strict=True):
+            figures = open_figures(list(islice(rest, len(plan))), self._limits_s, seconds)
+            self._book.note_all(name, figures, seed=seed)
         finished = sum(one.ending is Ending.FINISHED for one in found)
-        note_resources(self._book, name, before, self._resources(), finished, seed=seed)
+        note_resources(self._book, name, before, self._resources(), finished)
         self._note_failure(name, found)
 
     def _burst(self, capacity_per_s: float) -> None:
@@ -145,16 +151,9 @@ class Trial:
 
 
 def note_resources(
-    book: Book,
-    name: str,
-    before: Resources,
-    after: Resources,
-    picture_count: int,
-    *,
-    seed: int | None = None,
+    book: Book, name: str, before: Resources, after: Resources, picture_count: int
 ) -> None:
     """Notes the CPU time of a picture, and the memory at the end."""
     if picture_count:
-        cpu_s = (after.cpu_s - before.cpu_s) / picture_count
-        book.note(name, "cpu_s_per_picture", cpu_s, seed=seed)
-    book.note(name, "memory_mib", after.memory_mib, seed=seed)
+        book.note(name, "cpu_s_per_picture", (after.cpu_s - before.cpu_s) / picture_count)
+    book.note(name, "memory_mib", after.memory_mib)
