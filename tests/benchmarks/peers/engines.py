@@ -129,7 +129,7 @@ class PeerModel:
 
     def tier(self, name: str) -> TierPlan:
         """Returns what a tier means for this model."""
-        tier = self._manifest.tiers[name]  # pyright: ignore[reportArgumentType]
+        tier = self._manifest.tiers[name]
         adapters = tuple(self._manifest.adapters)
         scales = np.array([float(adapter == tier.weights) for adapter in adapters], np.float32)
         scheduler = tier.scheduler or self._manifest.default_scheduler or self._tables.default

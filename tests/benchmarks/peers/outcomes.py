@@ -86,7 +86,7 @@ def open_figures(
             figures[tier, ending.value] = sum(one.ending is ending for one in some)
         figures[tier, "goodput_per_s"] = len(good) / seconds
         figures[tier, "in_time_share"] = len(good) / len(kept) if kept else None
-        figures[tier, "throughput_per_s"] = figures[tier, "finished"] / seconds  # pyright: ignore
+        figures[tier, "throughput_per_s"] = figures[tier, "finished"] / seconds
         figures.update(latencies(some, tier))
     return figures
 

@@ -4,7 +4,7 @@ Triton decides which requests come together; each `execute` does for all of them
 does for a batch. An instance's number is its device's.
 """
 
-import triton_python_backend_utils as pb_utils  # pyright: ignore[reportMissingImports]
+import triton_python_backend_utils as pb_utils
 
 from .engines import EngineChoice, PeerModel
 

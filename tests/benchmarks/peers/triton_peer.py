@@ -162,9 +162,9 @@ def write_repository(
     if iterative:
         write("diffusion", "IterativeDiffusion", inputs, latents, step, steps)
     for tier, row_count in (("free", 1), ("pro", 2)):
-        batch = row_limit // row_count
+        batch = step if iterative else row_limit // row_count
         name = "diffusion" if iterative else f"diffusion_{tier}"
-        _write_ensemble(repository, f"pocket_{tier}", name, row_limit)
+        _write_ensemble(repository, f"pocket_{tier}", name, batch)
         if not iterative:
             write(name, "Diffusion", inputs, latents, batch, batching)
 
