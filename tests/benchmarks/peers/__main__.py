@@ -33,7 +33,7 @@ from sangsang.services.runtime.engines.cache import DEFAULT_CACHE_PATH
 from . import campaign, schedule
 from .plots import draw
 from .processes import new_place
-from .results import RUN, Figures, Measurement, read_csv, write_csv
+from .results import FAILURE, RUN, Figures, Measurement, read_csv, write_csv
 from .tables import report_text, write_into
 
 HERE = Path(__file__).resolve().parent
@@ -97,7 +97,8 @@ def run(
         raise typer.BadParameter(str(error)) from error
     place = new_place("peers")
     console.print(f"logs in {place}", highlight=False)
-    facts = run_facts(environments, model, profile)
+    path = output or RESULTS / ("peers.csv" if kind == "full" else f"peers-{kind}.csv")
+    rows = run_facts(environments, model, profile)
     with progress() as bar:
         task = bar.add_task("", total=campaign.schedule_seconds(parts))
         setting = campaign.Setting(
@@ -108,13 +109,19 @@ def run(
             place=place,
             tell=lambda text, behind_s: show(bar, task, text, behind_s),
         )
-        rows = facts + campaign.run(parts, setting)
-    path = output or RESULTS / ("peers.csv" if kind == "full" else f"peers-{kind}.csv")
-    write_csv(path, rows)
+        for found in campaign.run(parts, setting):
+            rows += found
+            # Half an hour is long: what is measured is kept whatever happens next.
+            write_csv(path, rows)
     console.print(f"wrote {path}", highlight=False)
     if kind == "full" and not (only or engines or output):
         write_report(path)
     print(report_text(Figures(rows)))
+    failures = [row for row in rows if row.metric == FAILURE]
+    for row in failures:
+        console.print(f"{row.contender} on {row.engines} failed: {row.value}", markup=False)
+    if failures:
+        raise typer.Exit(1)
 
 
 @app.command()

@@ -1,9 +1,10 @@
 """Carries a schedule out: every contender in turn, alone on the machine, under every load."""
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from statistics import median
 
@@ -16,14 +17,15 @@ from .lines import LineProcess
 from .outcomes import TIERS
 from .parity import Pictures
 from .processes import resources
-from .results import Book, Measurement
+from .results import FAILURE, Book, Measurement
 from .roster import contender
 from .schedule import Engines, Loads, Part
 from .trial import Trial, note_resources
 
 MODEL_ID = "pocket"
 _CALIBRATION_COUNT = 5
-_OFFLINE_S = 25.0
+_OFFLINE_S = 15.0
+_LONGEST_FAILURE = 1000
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,14 +54,15 @@ def schedule_seconds(parts: Sequence[Part]) -> float:
     return sum(_part_seconds(part) for part in parts)
 
 
-def run(parts: Sequence[Part], setting: Setting) -> list[Measurement]:
-    """Returns every measurement of a schedule."""
-    rows: list[Measurement] = []
+def run(parts: Sequence[Part], setting: Setting) -> Iterator[list[Measurement]]:
+    """Yields the measurements of one contender after the other.
+
+    One that fails has a `failure` among its own, and the others go on.
+    """
     behind_s = 0.0
     for number, part in enumerate(parts):
-        rows += Campaign(part, setting, number, behind_s).measure()
+        yield from Campaign(part, setting, number, behind_s).measure()
         behind_s += _part_seconds(part)
-    return rows
 
 
 def _part_seconds(part: Part) -> float:
@@ -86,20 +89,31 @@ class Campaign:
         self._alone_s: dict[str, float] = {}
         self._pictures = Pictures()
 
-    def measure(self) -> list[Measurement]:
-        """Returns the measurements; removes the devices that it made."""
+    def measure(self) -> Iterator[list[Measurement]]:
+        """Yields the measurements of one contender after the other; removes its devices."""
         try:
-            rows = self._calibrate()
+            yield self._calibrate()
             for name, loads in self._part.loads.items():
-                rows += self._try(name, loads)
+                yield self._measured(name, loads.seconds, partial(self._try, name, loads))
             # After ours, whose pictures the others' are compared with.
             for way, workers in self._part.offline:
-                rows += self._offline(way, workers)
-            return rows
+                name = f"offline-{way}" + ("" if workers == 1 else f"-{workers}-per-device")
+                yield self._measured(name, _OFFLINE_S, partial(self._offline, way, workers))
         finally:
             for device in self._choice.devices if self._choice.timed else ():
                 with suppress(FileNotFoundError):
                     device_path(device).unlink()
+
+    def _measured(
+        self, name: str, seconds: float, measure: Callable[[Book], None]
+    ) -> list[Measurement]:
+        book = self._book(name)
+        try:
+            measure(book)
+        except Exception as error:  # whatever it is, it is one contender's
+            book.note("", FAILURE, " ".join(str(error).split())[:_LONGEST_FAILURE])
+        self._behind_s += seconds
+        return book.rows
 
     def _calibrate(self) -> list[Measurement]:
         """Measures one picture alone, which all loads and limits are multiples of."""
@@ -118,9 +132,8 @@ class Campaign:
         self._behind_s += _OFFLINE_S
         return book.rows
 
-    def _offline(self, way: str, workers: int) -> list[Measurement]:
+    def _offline(self, way: str, workers: int, book: Book) -> None:
         """Measures how fast all of the mix is made when it is there from the start."""
-        book = self._book(f"offline-{way}" + ("" if workers == 1 else f"-{workers}-per-device"))
         self._tell(f"offline {way}")
         count = max(loads.peak_count for loads in self._part.loads.values())
         process = self._line_process(way, workers)
@@ -134,12 +147,10 @@ class Campaign:
                 self._pictures.compare(book, lambda asks: process.run(asks, keep=True))
         finally:
             process.stop()
-        self._behind_s += _OFFLINE_S
-        return book.rows
 
-    def _try(self, name: str, loads: Loads) -> list[Measurement]:
+    def _try(self, name: str, loads: Loads, book: Book) -> None:
         """Measures a contender."""
-        one, book = contender(name), self._book(name)
+        one = contender(name)
         self._tell(f"{name} starts")
         site = Site(self._choice, self._place, self._setting.environments)
         with ExitStack() as stack:
@@ -159,8 +170,6 @@ class Campaign:
                 self._pictures.compare(
                     book, lambda asks: generator.run(asks, concurrency=1, keep=True)
                 )
-        self._behind_s += loads.seconds
-        return book.rows
 
     @property
     def _capacity_per_s(self) -> float:

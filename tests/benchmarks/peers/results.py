@@ -7,6 +7,8 @@ from pathlib import Path
 
 # The contender of facts about the run itself: date, machine, versions.
 RUN = "run"
+# The metric that says why there are no others.
+FAILURE = "failure"
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from .aims import Aim, aims
 from .outcomes import TIERS
-from .results import Figures
+from .results import FAILURE, Figures
 
 BEGIN = "<!-- peers: written by `python -m tests.benchmarks.peers report` -->"
 END = "<!-- peers: end -->"
@@ -21,7 +21,7 @@ def report_text(figures: Figures) -> str:
         sections += [
             section(figures, kind) for section in (_peak, _singles, _goodput, _latency, _burst)
         ]
-    sections.append(_settings(figures))
+    sections += [_failures(figures), _settings(figures)]
     return "\n\n".join(section for section in sections if section)
 
 
@@ -171,6 +171,12 @@ def _burst(figures: Figures, kind: Kind) -> str:
         "Pro in time after it",
     )
     return table(header, map(row, figures.contenders(kind, "burst")))
+
+
+def _failures(figures: Figures) -> str:
+    rows = [row for row in figures.rows if row.metric == FAILURE]
+    cells = [(row.contender, title((row.engines, row.devices)), row.value) for row in rows]
+    return table(("failed", "on", "with"), cells)
 
 
 def _settings(figures: Figures) -> str:

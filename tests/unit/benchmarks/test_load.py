@@ -59,7 +59,7 @@ def test_callers_wait_three_times_what_their_tier_takes_alone():
 def test_a_mix_has_exact_shares_and_is_shuffled():
     tiers = [ask.tier for ask in mix(40, 7)]
     assert tiers.count("pro") == 12
-    assert tiers != sorted(tiers)
+    assert sum(one != other for one, other in itertools.pairwise(tiers)) > 5
     assert all(ask.patience_s is None for ask in mix(40, 7))
 
 
