@@ -57,7 +57,9 @@ class Loads:
         """About how long they take, the contender's start included."""
         open_s = len(self.shares) * (len(self.seeds) * self.window_s + 2.5)
         burst_s = sum(rate.seconds for rate in BURST) + 2.5 if self.burst else 0.0
-        return 10.0 + 2.5 * self.single_count + 12.0 + open_s + burst_s + self.cancel_count
+        singles_s = 2.2 * (self.single_count + 1) if self.single_count else 0.0
+        peak_s = 3.0 + self.peak_count / 4.0
+        return 6.0 + singles_s + peak_s + open_s + burst_s + 1.6 * self.cancel_count
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,8 +105,8 @@ def full() -> list[Part]:
 
 def short() -> list[Part]:
     """Returns what five minutes allow on a quiet machine: one load, one seed, no ablations."""
-    timed = Loads(1, 20, (1.1,), SEEDS[:1], 6.0, burst=False, cancel_count=2)
-    cpu = Loads(2, 24, (1.1,), SEEDS[:1], 6.0, burst=False, cancel_count=0)
+    timed = Loads(1, 16, (1.1,), SEEDS[:1], 5.0, burst=False, cancel_count=1)
+    cpu = Loads(1, 20, (1.1,), SEEDS[:1], 5.0, burst=False, cancel_count=0)
     return [
         Part(Engines("timed", 1), dict.fromkeys(CONTENDERS, timed), (("batch", 1),)),
         Part(Engines("cpu", 2), dict.fromkeys(CONTENDERS, cpu), (("batch", 1), ("diffusers", 1))),

@@ -124,7 +124,7 @@ def ensemble(row_limit: int = 8) -> TritonContender:
     text = (
         "ensemble text -> diffusion -> decode; a diffusion model for each tier; dynamic batching "
         f"to {row_limit} rows, no queue delay; an instance of each model for each device; requests "
-        "too late are rejected in the queue, and leave at a step when their call ends"
+        "too late are rejected in the queue"
     )
     return TritonContender("triton-ensemble", text, "triton_peer", False, row_limit)
 
@@ -134,7 +134,7 @@ def sequence(row_limit: int = 8) -> TritonContender:
     text = (
         "ensemble text -> diffusion -> decode; diffusion is an iterative sequence that is "
         f"scheduled anew after each step, oldest first, {row_limit // 2} requests in a step; an "
-        "instance of each model for each device; requests leave at a step when their call ends"
+        "instance of each model for each device"
     )
     return TritonContender("triton-sequence", text, "triton_peer", True, row_limit)
 
