@@ -10,6 +10,7 @@ The machine should do nothing else meanwhile. `make bench` makes the environment
 
 import os
 import platform
+import signal
 import subprocess
 import sys
 from datetime import UTC, datetime
@@ -95,6 +96,8 @@ def run(
         parts = schedule.only(_SCHEDULES[kind](), only or (), engines or ())
     except ValueError as error:
         raise typer.BadParameter(str(error)) from error
+    # Ends as Ctrl-C does: with everything that was started.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     place = new_place("peers")
     console.print(f"logs in {place}", highlight=False)
     path = output or RESULTS / ("peers.csv" if kind == "full" else f"peers-{kind}.csv")

@@ -60,8 +60,11 @@ class Generator:
 
     async def _one_by_one(self, rest: Iterator[Ask], outcomes: list[Outcome]) -> None:
         for ask in rest:
+            give_up_s = time.perf_counter() + LONGEST_S
             # Whoever has nothing else to do comes again.
             while (outcome := await self.one(ask)).ending is Ending.REFUSED:
+                if time.perf_counter() > give_up_s:
+                    break
                 await asyncio.sleep(_AGAIN_AFTER_S)
             outcomes.append(outcome)
 

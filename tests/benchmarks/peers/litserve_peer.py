@@ -45,7 +45,7 @@ class LitServeContender:
     def start(self, site: Site) -> str:
         place = site.place / self.name
         python_path = place / "python"
-        python_path.mkdir(parents=True)
+        python_path.mkdir(parents=True, exist_ok=True)
         link_namespace(python_path)
         port = free_port()
         self._server = Server(

@@ -114,7 +114,7 @@ class Trial:
             self._book.note_all(name, figures, seed=seed)
         finished = sum(one.ending is Ending.FINISHED for one in found)
         note_resources(self._book, name, before, self._resources(), finished)
-        self._note_failure(name, found)
+        self._note_reasons(name, found)
 
     def _burst(self, capacity_per_s: float) -> None:
         """Eight times the load for five seconds; what is served in it, and after it."""
@@ -126,7 +126,7 @@ class Trial:
         after = [one for one in found if one.started_s >= ends_s[1]]
         for name, some, rate in (("burst", inside, BURST[1]), ("after-burst", after, BURST[2])):
             self._book.note_all(name, open_figures(some, self._limits_s, rate.seconds))
-        self._note_failure("burst", found)
+        self._note_reasons("burst", found)
 
     def _cancel(self, count: int, device: str) -> None:
         """Lone Pro requests that are cancelled; the device itself counts what is begun after."""
@@ -138,10 +138,12 @@ class Trial:
             self._book.note("cancel", "steps_after", sum(steps) / len(steps), tier="pro")
             self._book.note("cancel", "most_steps_after", max(steps), tier="pro")
 
-    def _note_failure(self, name: str, found: Sequence[Outcome]) -> None:
-        failed = [one.detail for one in found if one.ending is Ending.FAILED]
-        if failed:
-            self._book.note(name, "first_failure", failed[0])
+    def _note_reasons(self, name: str, found: Sequence[Outcome]) -> None:
+        """Notes in words why a request failed or was refused, one of each."""
+        for ending in (Ending.FAILED, Ending.REFUSED):
+            details = [one.detail for one in found if one.ending is ending]
+            if details:
+                self._book.note(name, f"first_{ending.value}", details[0])
 
     def _resources(self) -> Resources:
         return resources(self._contender.process_ids())
