@@ -150,7 +150,7 @@ class Campaign:
 
     def _try(self, name: str, loads: Loads, book: Book) -> None:
         """Measures a contender."""
-        one = contender(name)
+        one = contender(name, self._part.engines.name)
         self._tell(f"{name} starts")
         site = Site(self._choice, self._place, self._setting.environments)
         with ExitStack() as stack:

@@ -30,18 +30,24 @@ _PEERS: dict[str, Callable[[int], Contender]] = {
     "litserve-continuous": litserve_peer.continuous,
     "litserve-batched": litserve_peer.batched,
 }
-# Where each does best: README has what `run --tune` found.
+# Rows of a batch where each does best on each kind of engine: README has what `run --tune` found.
 _BEST_ROWS = {
-    "triton-ensemble": 8,
-    "triton-sequence": 8,
-    "litserve-continuous": 8,
-    "litserve-batched": 8,
+    "timed": {
+        "triton-ensemble": 16,
+        "triton-sequence": 16,
+        "litserve-continuous": 16,
+        "litserve-batched": 8,
+    },
+    "cpu": dict.fromkeys(_PEERS, 8),
 }
 
 
-def contender(name: str) -> Contender:
-    """Returns a contender, not yet started; `peer@rows` is a peer with another batch."""
+def contender(name: str, engines: str) -> Contender:
+    """Returns a contender as it is best on `cpu` or `timed` engines, not yet started.
+
+    `peer@rows` is a peer with another batch.
+    """
     peer, _, rows = name.partition("@")
     if peer in _PEERS:
-        return _PEERS[peer](int(rows or _BEST_ROWS[peer]))
+        return _PEERS[peer](int(rows or _BEST_ROWS[engines][peer]))
     return _MAKERS[name]()

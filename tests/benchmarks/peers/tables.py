@@ -180,8 +180,11 @@ def _failures(figures: Figures) -> str:
 
 
 def _settings(figures: Figures) -> str:
-    settings = {row.contender: row.value for row in figures.rows if row.metric == "settings"}
-    return table(("contender", "settings"), settings.items())
+    settings: dict[tuple[str, str], str] = {}
+    for row in figures.rows:
+        if row.metric == "settings":
+            settings[row.contender, row.engines] = row.value
+    return table(("contender", "on", "settings"), ((*who, text) for who, text in settings.items()))
 
 
 def open_loads(figures: Figures, kind: Kind) -> list[str]:
