@@ -49,7 +49,10 @@ _THEIRS = {
 
 _SCHEDULES = {"full": schedule.full, "short": schedule.short, "tuning": schedule.tuning}
 
-app = typer.Typer(help=__doc__, no_args_is_help=True, rich_markup_mode=None)
+# The mark keeps the lines of the examples apart.
+_HELP = (__doc__ or "").replace("\n\n    ", "\n\n\b\n    ")
+
+app = typer.Typer(help=_HELP, no_args_is_help=True, rich_markup_mode=None, add_completion=False)
 console = Console()
 
 
