@@ -36,10 +36,10 @@ proto: .venv/.demo .venv/.lint ## regenerate the Python code of the protos
 settings: .venv/.test ## write deploy/settings.md from the settings classes
 	$(BIN)/python -m tests.support.settings_table
 
-bench: .venv/.bench .venv-triton/.bench .venv-litserve/.done ## measure the mesh beside its peers: half an hour on a quiet machine
+bench: .venv/.bench .venv-triton/.bench .venv-litserve/.bench ## measure the mesh beside its peers: half an hour on a quiet machine
 	$(BIN)/python -m tests.benchmarks.peers run
 
-bench-short: .venv/.bench .venv-triton/.bench .venv-litserve/.done ## the same in five minutes, with fewer loads
+bench-short: .venv/.bench .venv-triton/.bench .venv-litserve/.bench ## the same in five minutes, with fewer loads
 	$(BIN)/python -m tests.benchmarks.peers run --short
 
 bench-mesh: .venv/.test ## measure the mesh against its bare engines, and the tiers against each other
@@ -93,7 +93,7 @@ ENGINES = $(ONNX_RUNTIME) grpcio pillow pydantic safetensors tokenizers
 	.venv-triton/bin/pip install --quiet --disable-pip-version-check 'numpy<2' $(ENGINES)
 	@touch $@
 
-.venv-litserve/.done: .venv/.bench
+.venv-litserve/.bench: .venv/.bench
 	$(PYTHON) -m venv .venv-litserve
 	.venv-litserve/bin/pip install --quiet --disable-pip-version-check 'litserve==0.2.19' $(ENGINES)
 	@touch $@

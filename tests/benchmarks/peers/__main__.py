@@ -93,7 +93,7 @@ def run(
     environments = {"triton": triton_venv.absolute(), "litserve": litserve_venv.absolute()}
     for name, path in environments.items():
         if not (path / "bin" / "python").exists():
-            raise typer.BadParameter(f"no environment {path}; `make .venv-{name}/.done` makes it")
+            raise typer.BadParameter(f"no environment {path}; `make .venv-{name}/.bench` makes it")
     try:
         kind = "tuning" if tune else "short" if short else "full"
         parts = schedule.only(_SCHEDULES[kind](), only or (), engines or ())
