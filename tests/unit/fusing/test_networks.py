@@ -24,7 +24,7 @@ from sangsang.services.runtime.building.export import example_inputs, export_mod
 from sangsang.services.runtime.building.fusing.fuse import DOMAIN, PATTERNS, fuse_graph
 from sangsang.services.runtime.building.half_precision import static_graph, to_half_precision
 from sangsang.services.runtime.engines.adapter_bank import open_bank
-from sangsang.services.runtime.engines.tensor_rt_rtx import bank_shapes
+from sangsang.services.runtime.engines.tensor_rt_sizes import bank_shapes
 from sangsang.services.runtime.engines.torch_modules import load_module
 from sangsang.services.runtime.engines.weightless import GRAPH_NAME, read_weights
 from sangsang.services.runtime.models.adapters import adapted_layers
