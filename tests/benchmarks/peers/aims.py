@@ -1,4 +1,4 @@
-"""What issue 5 wants to be shown, beside what a run has found."""
+"""What is aimed for, beside what a run has found."""
 
 from dataclasses import dataclass
 
