@@ -5,7 +5,7 @@ INSTALL := $(BIN)/pip install --quiet --disable-pip-version-check
 MODEL := deploy/models/pocket
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test triton test-gpu lint proto settings bench bench-gpu clean
+.PHONY: help demo test triton test-gpu lint proto settings bench bench-short bench-mesh bench-gpu clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 20
@@ -36,7 +36,13 @@ proto: .venv/.demo .venv/.lint ## regenerate the Python code of the protos
 settings: .venv/.test ## write deploy/settings.md from the settings classes
 	$(BIN)/python -m tests.support.settings_table
 
-bench: .venv/.test ## measure the mesh against its bare engines, and the tiers against each other
+bench: .venv/.bench .venv-triton/.bench .venv-litserve/.bench ## measure the mesh beside its peers: half an hour on a quiet machine
+	$(BIN)/python -m tests.benchmarks.peers run
+
+bench-short: .venv/.bench .venv-triton/.bench .venv-litserve/.bench ## the same in five minutes, with fewer loads
+	$(BIN)/python -m tests.benchmarks.peers run --short
+
+bench-mesh: .venv/.test ## measure the mesh against its bare engines, and the tiers against each other
 	$(BIN)/python -m tests.benchmarks.mesh_against_engines $(MODEL)
 	$(BIN)/python -m tests.benchmarks.tiers $(MODEL)
 
@@ -50,7 +56,7 @@ bench-gpu: test-gpu .venv/.tensorrt ## measure the kernels, and a UNet step in T
 	$(BIN)/python -m tests.benchmarks.unet_steps_in_tensor_rt $(MODEL)
 
 clean: ## remove .venv and what was made
-	rm -rf .venv .venv-triton out build dist *.egg-info .pytest_cache .ruff_cache .hypothesis
+	rm -rf .venv .venv-triton .venv-litserve out build dist *.egg-info .pytest_cache .ruff_cache .hypothesis
 
 .venv/bin/python:
 	$(PYTHON) -m venv .venv
@@ -73,3 +79,21 @@ clean: ## remove .venv and what was made
 # Never fails: where there is no such server, the tests that need it say so and are skipped.
 .venv-triton/.ready: .venv/.test tests/support/triton_server_venv.sh
 	PYTHON=$(PYTHON) tests/support/triton_server_venv.sh
+
+.venv/.bench: .venv/.test pyproject.toml
+	$(INSTALL) --editable '.[bench]'
+	@touch $@
+
+# Peers live in environments of their own, with the ONNX Runtime of ours.
+ONNX_RUNTIME = onnxruntime==$(shell $(BIN)/python -c 'import onnxruntime; print(onnxruntime.__version__)')
+ENGINES = $(ONNX_RUNTIME) grpcio pillow pydantic safetensors tokenizers
+
+# The tests' server, and what our engines need in its processes.
+.venv-triton/.bench: .venv/.bench .venv-triton/.ready
+	.venv-triton/bin/pip install --quiet --disable-pip-version-check 'numpy<2' $(ENGINES)
+	@touch $@
+
+.venv-litserve/.bench: .venv/.bench
+	$(PYTHON) -m venv .venv-litserve
+	.venv-litserve/bin/pip install --quiet --disable-pip-version-check 'litserve==0.2.19' $(ENGINES)
+	@touch $@

@@ -99,6 +99,7 @@ class PictureRun:
                 prompt,
                 negative,
                 start,
+                self._dispatcher.scheduler.finish_reserve_s(grant.task.work),
                 lambda step: self._note_step(grant, step),
             ),
         )

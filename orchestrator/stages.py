@@ -29,6 +29,9 @@ from ..services.runtime.errors import FieldViolation, InvalidRequest, StageFaile
 from .plan import GenerationPlan
 from .scheduling.work import StageName
 
+# The most that the diffusion stage takes.
+MAX_FINISH_RESERVE_MS = 60_000
+
 _STUBS: Mapping[StageName, Callable[[grpc.aio.Channel], Any]] = {
     "text_encoding": text_encoding_service_pb2_grpc.TextEncodingServiceStub,
     "preprocessing": preprocessing_service_pb2_grpc.PreprocessingServiceStub,
@@ -176,9 +179,13 @@ class Stages:
         prompt: Embeddings,
         negative: Embeddings | None,
         start: PreparedLatents,
+        finish_reserve_s: float,
         on_step: Callable[[DenoiseStep], None],
     ) -> Latents:
-        """Returns the denoised latents; `on_step` is called after each step."""
+        """Returns the denoised latents; `on_step` is called after each step.
+
+        The steps are planned to end `finish_reserve_s` before the call's deadline.
+        """
         stub = self._stubs["diffusion", address]
         started_at = time.perf_counter()
         request = diffusion_service_pb2.DenoiseRequest(
@@ -196,6 +203,7 @@ class Stages:
             noise_draw_count=start.noise_draw_count,
             preview_interval_step_count=plan.preview_interval_step_count,
             min_progress_interval_ms=plan.min_progress_interval_ms,
+            finish_reserve_ms=min(MAX_FINISH_RESERVE_MS, round(finish_reserve_s * 1000)),
             tier=plan.tier,
             tenant=plan.tenant,
             request_id=plan.request_id,

@@ -62,15 +62,16 @@ class Estimate:
 
     Attributes:
         wait_s: time until the work ahead of it is done.
-        raw_s: time until its pictures are, as costs say.
-        total_s: the same, corrected by how far off such estimates were.
+        raw_s: time until its pictures are, in batches as full as they are, as costs say.
+        soonest_s: the same where its deadline keeps its batches small; what has to be done before
+            it is corrected by how far off such estimates were.
         least_s: what it takes at the very best, on an idle mesh.
         starts: whether it can start at once.
     """
 
     wait_s: float
     raw_s: float
-    total_s: float
+    soonest_s: float
     least_s: float
     starts: bool
 
@@ -104,17 +105,17 @@ def check_admission(
             retry_delay_s=max(_SHORTEST_RETRY_S, estimate.wait_s - limits.max_wait_s),
         )
     # On an idle mesh the benefit of the doubt: estimates that are too high would never be mended.
-    total_s = estimate.total_s if backlog.admitted else estimate.least_s
-    if work.deadline_s is not None and now_s + total_s > work.deadline_s:
+    took_s = estimate.soonest_s if backlog.admitted else estimate.least_s
+    if work.deadline_s is not None and now_s + took_s > work.deadline_s:
         left_s = max(0.0, work.deadline_s - now_s)
         raise DeadlineTooShort(
-            f"it would take about {total_s * 1000:.0f} ms, and {left_s * 1000:.0f} ms are left",
+            f"it would take about {took_s * 1000:.0f} ms, and {left_s * 1000:.0f} ms are left",
             metadata={
-                "estimate_ms": f"{total_s * 1000:.0f}",
+                "estimate_ms": f"{took_s * 1000:.0f}",
                 "left_ms": f"{left_s * 1000:.0f}",
             },
             # A shorter line may do; a deadline below the work itself never will.
-            retry_delay_s=max(_SHORTEST_RETRY_S, total_s - left_s)
+            retry_delay_s=max(_SHORTEST_RETRY_S, took_s - left_s)
             if estimate.least_s <= left_s
             else None,
         )

@@ -28,7 +28,18 @@ from .fair_line import FairLine
 from .heavy_lanes import HeavyLanes
 from .placement import Placement, Room
 from .task_lines import TaskLines
-from .work import HEAVY_STAGE, Grant, Model, Phase, Picture, StageName, Task, Ticket, Work
+from .work import (
+    FINISHING_STAGE,
+    HEAVY_STAGE,
+    Grant,
+    Model,
+    Phase,
+    Picture,
+    StageName,
+    Task,
+    Ticket,
+    Work,
+)
 
 # Light stages, the one nearest to the finished picture first.
 _FINISHING: tuple[StageName, ...] = ("postprocessing", "preprocessing", "text_encoding")
@@ -49,6 +60,8 @@ class Policy:
             the service.
         heavy_turn_s: how long a heavy model keeps its lane while another heavy one waits.
         patience_s: deadline, after its arrival, of a request that has none.
+        finish_slack: time that is kept for what comes after the steps, as a multiple of its cost:
+            it waits for its lane, and shares the device with others' steps.
         forbidden: pairs of stages that lose when they share a device.
     """
 
@@ -60,6 +73,7 @@ class Policy:
     light_calls: int = 2
     heavy_turn_s: float = 2.0
     patience_s: float = 60.0
+    finish_slack: float = 1.5
     forbidden: Pairs = frozenset()
 
     def row_limit_of(self, work: Work) -> int:
@@ -133,17 +147,26 @@ class Scheduler:
         device_count = max(1, self._heavy_device_count)
         wait_s = self.backlog.wait_s(work.tier, policy.tier_weights, device_count)
         full = policy.row_limit_of(work)
-        own_s = costs.picture_seconds(work, full) * work.picture_count / device_count
+        queue_s = wait_s + costs.picture_seconds(work, full) * work.picture_count / device_count
+        light_s = costs.light_s(work)
         # In batches that are as full as the devices are.
         rows = min(full, self._lane_rows / device_count + work.row_count)
-        raw_s = max(wait_s + own_s, costs.steps_s(work, rows)) + costs.light_s(work)
+        # The row scheduler keeps a step as short as its leader's deadline asks for. So what has to
+        # be done in time is its own rows alone, and before them the step that runs when it comes.
+        running_s = costs.steps_s(work, full) / work.step_count if self._lane_rows else 0.0
+        alone_s = costs.steps_s(work, work.row_count)
         return Estimate(
             wait_s=wait_s,
-            raw_s=raw_s,
-            total_s=raw_s * self._accuracy_of(work).factor,
+            raw_s=max(queue_s, costs.steps_s(work, rows)) + light_s,
+            soonest_s=max(queue_s * self._accuracy_of(work).factor, running_s + alone_s) + light_s,
             least_s=costs.least_s(work),
             starts=self.backlog.waiting == 0 and self._may_start(work),
         )
+
+    def finish_reserve_s(self, work: Work) -> float:
+        """Returns how much of a request's time its steps have to leave to what comes after them."""
+        seconds = self.costs.call_seconds(FINISHING_STAGE, work, self._policy.row_limit_of(work))
+        return seconds * self._policy.finish_slack
 
     def leave(self, ticket: Ticket, now_s: float, *, finished: bool) -> None:
         """Takes a request out, whatever became of it. It has no tasks any more."""

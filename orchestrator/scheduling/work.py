@@ -10,6 +10,9 @@ STAGES: tuple[StageName, ...] = get_args(StageName)
 # Holds its lane for as long as it has rows in flight; all others hold theirs for one short call.
 HEAVY_STAGE: StageName = "diffusion"
 
+# Comes after the last step.
+FINISHING_STAGE: StageName = "postprocessing"
+
 # A network as lanes are held: a stage and the model that it serves there.
 Model: TypeAlias = tuple[StageName, str]
 

@@ -158,12 +158,13 @@ class SimulatedRequest:
     async def _denoise(self, grant: Grant, index: int) -> None:
         request, work = self.outcome.request, grant.task.work
         scheduler = self._mesh.dispatcher.scheduler
+        reserve_s = scheduler.finish_reserve_s(work)
         member = Member(
             key=self._mesh.size_px(request),
             row_count=request.row_count,
             tier=request.tier,
             tenant=request.tenant,
-            deadline_s=work.deadline_s,
+            deadline_s=None if work.deadline_s is None else work.deadline_s - reserve_s,
             step_count=request.step_count,
             arrival_s=self._mesh.loop.now_s,
             place=Place(grant.device, grant.lane),

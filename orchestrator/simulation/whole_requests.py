@@ -48,6 +48,10 @@ class WholeRequests:
         self._ready[ticket] = deque()
         return ticket
 
+    def finish_reserve_s(self, work: Work) -> float:  # noqa: ARG002 as the scheduler
+        """Returns 0: no step is planned."""
+        return 0.0
+
     def leave(self, ticket: Ticket, now_s: float, *, finished: bool) -> None:  # noqa: ARG002 as the scheduler
         """Takes a request out; its lane is free."""
         del self._ready[ticket]

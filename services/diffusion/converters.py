@@ -25,6 +25,7 @@ MAX_GUIDANCE_SCALE = 100.0
 MAX_NOISE_DRAW_COUNT = 64
 MAX_PREVIEW_INTERVAL = 1000
 MAX_PROGRESS_INTERVAL_MS = 60_000
+MAX_FINISH_RESERVE_MS = 60_000
 MAX_NAME_CHARACTERS = 64
 
 
@@ -82,6 +83,7 @@ def to_job(
         noise_draw_count=request.noise_draw_count,
         preview_interval_step_count=request.preview_interval_step_count,
         min_progress_interval_s=request.min_progress_interval_ms / 1000,
+        finish_reserve_s=request.finish_reserve_ms / 1000,
         deadline_s=None if left_s is None else time.monotonic() + left_s,
         tier=request.tier,
         tenant=request.tenant,
@@ -183,6 +185,11 @@ def _number_violations(request: messages.DenoiseRequest) -> list[FieldViolation]
             "min_progress_interval_ms",
             0 <= request.min_progress_interval_ms <= MAX_PROGRESS_INTERVAL_MS,
             f"must be 0 to {MAX_PROGRESS_INTERVAL_MS}, got {request.min_progress_interval_ms}",
+        ),
+        (
+            "finish_reserve_ms",
+            0 <= request.finish_reserve_ms <= MAX_FINISH_RESERVE_MS,
+            f"must be 0 to {MAX_FINISH_RESERVE_MS}, got {request.finish_reserve_ms}",
         ),
     ]
     checks += [_name_check(request, name) for name in ("tier", "tenant", "request_id")]

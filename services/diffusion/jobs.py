@@ -47,6 +47,7 @@ class DenoiseJob:
         preview_interval_step_count: steps between previews; 0 for none.
         min_progress_interval_s: least time between progress events without a preview.
         deadline_s: when it is of no use any more, on `time.monotonic`; None for never.
+        finish_reserve_s: how long before that its steps should have ended.
         tier: that it shares steps in.
         tenant: whom it is for.
         trace: whatever the observer needs to link a step to this job, e.g. a span context.
@@ -63,6 +64,7 @@ class DenoiseJob:
     preview_interval_step_count: int = 0
     min_progress_interval_s: float = 0.0
     deadline_s: float | None = None
+    finish_reserve_s: float = 0.0
     tier: str = ""
     tenant: str = ""
     trace: Any = None

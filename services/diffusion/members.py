@@ -49,8 +49,9 @@ class Member:
 
     @property
     def deadline_s(self) -> float | None:
-        """When it is of no use any more, on `time.monotonic`; None for never."""
-        return self.rows.job.deadline_s
+        """When its steps should have ended, on `time.monotonic`; None for never."""
+        job = self.rows.job
+        return None if job.deadline_s is None else job.deadline_s - job.finish_reserve_s
 
     @property
     def step_count(self) -> int:
@@ -70,7 +71,8 @@ class Member:
 
     def expired(self, now_s: float) -> bool:
         """Returns whether its time is up."""
-        return self.deadline_s is not None and self.deadline_s <= now_s
+        deadline_s = self.rows.job.deadline_s
+        return deadline_s is not None and deadline_s <= now_s
 
     def charge(self, seconds: float, batch_row_count: int) -> None:
         """Adds this job's share of a step."""

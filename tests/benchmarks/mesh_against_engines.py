@@ -4,7 +4,7 @@ The same picture is made two ways in turn, so that both meet the same machine: t
 processes over gRPC, and by the same engines called in a plain loop in this process, without gRPC,
 queues or traces. Prints both medians and their ratio.
 
-Run: make bench
+Run: make bench-mesh
 """
 
 import argparse

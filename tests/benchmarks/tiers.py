@@ -4,7 +4,7 @@ Tiers take turns, so that all meet the same machine. Prints the medians, the UNe
 how many times as long the slowest tier takes. A second table asks for one picture of every tier at
 the same time: rows of all tiers share the batches then.
 
-Run: make bench
+Run: make bench-mesh
 """
 
 import argparse

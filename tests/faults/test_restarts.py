@@ -7,12 +7,16 @@ import asyncio
 import os
 import signal
 
+import pytest
+
 ROUNDS = int(os.environ.get("SANGSANG_TEST_RESTART_ROUNDS", "2"))
 STAGES = ("text_encoding", "preprocessing", "diffusion", "postprocessing")
 # What goes at the same time: never both replicas of a stage.
 WAVES = (STAGES, tuple(f"{stage}-2" for stage in STAGES), ("orchestrator",))
 
 
+# Each round starts nine processes, which a busy machine takes a minute for.
+@pytest.mark.timeout(200 + 100 * ROUNDS)
 async def test_rolling_restarts_lose_nothing(pair):
     first_end = len(pair.ends)
     async with pair.load() as load:

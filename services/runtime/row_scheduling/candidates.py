@@ -12,7 +12,7 @@ class Candidate(Protocol):
         row_count: rows that it takes; they never part.
         tier: tiers share the compute by their weights.
         tenant: tenants of a tier share what the tier gets.
-        deadline_s: when its result is of no use any more; None for never.
+        deadline_s: when its last step should have ended; None for never.
         step_count: steps that it takes in all.
         remaining_step_count: steps that it still has to take.
         arrival_s: when it came, on the same clock.

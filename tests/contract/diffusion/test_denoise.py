@@ -93,6 +93,7 @@ async def test_all_bad_fields_at_once(serve, request_of):
         noise_draw_count=-1,
         preview_interval_step_count=-3,
         min_progress_interval_ms=60_001,
+        finish_reserve_ms=-1,
         embeddings=to_proto(np.zeros((3, 9), np.float32)),
         noise=to_proto(np.zeros((3, 8, 8), np.float32)),
         initial_latents=to_proto(np.zeros((4, 8, 9), np.float16)),
@@ -110,6 +111,7 @@ async def test_all_bad_fields_at_once(serve, request_of):
         "noise_draw_count",
         "preview_interval_step_count",
         "min_progress_interval_ms",
+        "finish_reserve_ms",
         "embeddings.shape",
         "noise.shape",
         "initial_latents.data_type",
@@ -180,6 +182,9 @@ async def test_a_deadline_ends_the_call_and_its_rows(serve, request_of):
         def infer(self, inputs):
             time.sleep(0.05)
             return self._engine.infer(inputs)
+
+        def __getattr__(self, name):
+            return getattr(self._engine, name)
 
     async with serve() as served:
         loop = served.loop()

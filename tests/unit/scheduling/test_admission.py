@@ -84,14 +84,21 @@ def test_a_deadline_below_the_work_itself_is_not_worth_a_retry():
     assert refused.value.retry_delay_s is None
 
 
-def test_full_batches_take_longer():
+def test_a_deadline_keeps_batches_small_but_for_the_step_that_runs():
     driver = drive()
-    driver.denoising(step_count=100, tier="pro")
-    driver.admit(step_count=3, deadline_s=0.61)
+    driver.denoising(step_count=100, tier="pro", row_count=2)
+    driver.admit(step_count=3, deadline_s=0.51, tier="other")
     with pytest.raises(DeadlineTooShort) as refused:
-        driver.admit(step_count=3, deadline_s=0.59, tier="other")
-    # Its three steps of 0.1 s, each beside one row of another.
-    assert refused.value.metadata["estimate_ms"] == "600"
+        driver.admit(step_count=3, deadline_s=0.49, tier="another")
+    # A step of two rows that runs, and its own three of 0.1 s.
+    assert refused.value.metadata["estimate_ms"] == "500"
+
+
+def test_steps_leave_time_to_finish():
+    light = {"postprocessing": 0.2, "text_encoding": 5.0}
+    driver = drive(costs={"m": InitialCosts({1: 0.1, 8: 0.8}, light, 64 * 64)})
+    work = driver.admit().work
+    assert driver.scheduler.finish_reserve_s(work) == pytest.approx(1.5 * 0.2)
 
 
 def test_an_idle_mesh_takes_what_it_could_do_at_best():
@@ -168,19 +175,19 @@ def test_estimates_that_were_too_low_are_raised_and_lowered_again():
     work = driver.admit().work
     took(2.0)
     estimate = scheduler.estimate(work)
-    assert estimate.total_s == pytest.approx(2 * estimate.raw_s, rel=0.05)
+    assert estimate.soonest_s == pytest.approx(2 * estimate.raw_s, rel=0.05)
     took(1.0)
     estimate = scheduler.estimate(work)
-    assert estimate.total_s == pytest.approx(estimate.raw_s, rel=0.05)
+    assert estimate.soonest_s == pytest.approx(estimate.raw_s, rel=0.05)
 
 
 def test_what_ran_out_of_time_teaches_and_what_was_cancelled_does_not():
     driver = drive()
     scheduler = driver.scheduler
     ticket = driver.admit(deadline_s=5.0)
-    before = scheduler.estimate(ticket.work).total_s
+    before = scheduler.estimate(ticket.work).soonest_s
     scheduler.leave(driver.admit(), 50.0, finished=False)
-    assert scheduler.estimate(ticket.work).total_s == pytest.approx(before)
+    assert scheduler.estimate(ticket.work).soonest_s == pytest.approx(before)
     scheduler.leave(ticket, 5.0, finished=False)
     driver.admit()
-    assert scheduler.estimate(ticket.work).total_s > before
+    assert scheduler.estimate(ticket.work).soonest_s > before

@@ -25,7 +25,7 @@ _sym_db = _symbol_database.Default()
 from sangsang.stages.v1alpha1 import tensor_pb2 as sangsang_dot_stages_dot_v1alpha1_dot_tensor__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n0sangsang/stages/v1alpha1/diffusion_service.proto\x12\x18sangsang.stages.v1alpha1\x1a%sangsang/stages/v1alpha1/tensor.proto\"\x86\x04\n\x0e\x44\x65noiseRequest\x12\x10\n\x08model_id\x18\x01 \x01(\t\x12\x0f\n\x07weights\x18\x02 \x01(\t\x12\x11\n\tscheduler\x18\x03 \x01(\t\x12\x12\n\nstep_count\x18\x04 \x01(\x05\x12\x10\n\x08strength\x18\x05 \x01(\x01\x12\x16\n\x0eguidance_scale\x18\x06 \x01(\x02\x12\x34\n\nembeddings\x18\x07 \x01(\x0b\x32 .sangsang.stages.v1alpha1.Tensor\x12=\n\x13negative_embeddings\x18\x08 \x01(\x0b\x32 .sangsang.stages.v1alpha1.Tensor\x12/\n\x05noise\x18\t \x01(\x0b\x32 .sangsang.stages.v1alpha1.Tensor\x12\x39\n\x0finitial_latents\x18\n \x01(\x0b\x32 .sangsang.stages.v1alpha1.Tensor\x12\x0c\n\x04seed\x18\x0b \x01(\x03\x12\x18\n\x10noise_draw_count\x18\x0c \x01(\x05\x12#\n\x1bpreview_interval_step_count\x18\r \x01(\x05\x12\x0c\n\x04tier\x18\x0e \x01(\t\x12\x0e\n\x06tenant\x18\x0f \x01(\t\x12\x12\n\nrequest_id\x18\x10 \x01(\t\x12 \n\x18min_progress_interval_ms\x18\x11 \x01(\x05\"\x94\x01\n\x0f\x44\x65noiseResponse\x12=\n\x08progress\x18\x01 \x01(\x0b\x32).sangsang.stages.v1alpha1.DenoiseProgressH\x00\x12\x39\n\x06result\x18\x02 \x01(\x0b\x32\'.sangsang.stages.v1alpha1.DenoiseResultH\x00\x42\x07\n\x05\x65vent\"v\n\x0f\x44\x65noiseProgress\x12\x1c\n\x14\x63ompleted_step_count\x18\x01 \x01(\x05\x12\x12\n\nstep_count\x18\x02 \x01(\x05\x12\x31\n\x07preview\x18\x03 \x01(\x0b\x32 .sangsang.stages.v1alpha1.Tensor\"\x95\x01\n\rDenoiseResult\x12\x31\n\x07latents\x18\x01 \x01(\x0b\x32 .sangsang.stages.v1alpha1.Tensor\x12\x33\n\x05usage\x18\x02 \x01(\x0b\x32$.sangsang.stages.v1alpha1.StageUsage\x12\x1c\n\x14mean_batch_row_count\x18\x03 \x01(\x01\x32v\n\x10\x44iffusionService\x12\x62\n\x07\x44\x65noise\x12(.sangsang.stages.v1alpha1.DenoiseRequest\x1a).sangsang.stages.v1alpha1.DenoiseResponse\"\x00\x30\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n0sangsang/stages/v1alpha1/diffusion_service.proto\x12\x18sangsang.stages.v1alpha1\x1a%sangsang/stages/v1alpha1/tensor.proto\"\xa1\x04\n\x0e\x44\x65noiseRequest\x12\x10\n\x08model_id\x18\x01 \x01(\t\x12\x0f\n\x07weights\x18\x02 \x01(\t\x12\x11\n\tscheduler\x18\x03 \x01(\t\x12\x12\n\nstep_count\x18\x04 \x01(\x05\x12\x10\n\x08strength\x18\x05 \x01(\x01\x12\x16\n\x0eguidance_scale\x18\x06 \x01(\x02\x12\x34\n\nembeddings\x18\x07 \x01(\x0b\x32 .sangsang.stages.v1alpha1.Tensor\x12=\n\x13negative_embeddings\x18\x08 \x01(\x0b\x32 .sangsang.stages.v1alpha1.Tensor\x12/\n\x05noise\x18\t \x01(\x0b\x32 .sangsang.stages.v1alpha1.Tensor\x12\x39\n\x0finitial_latents\x18\n \x01(\x0b\x32 .sangsang.stages.v1alpha1.Tensor\x12\x0c\n\x04seed\x18\x0b \x01(\x03\x12\x18\n\x10noise_draw_count\x18\x0c \x01(\x05\x12#\n\x1bpreview_interval_step_count\x18\r \x01(\x05\x12\x0c\n\x04tier\x18\x0e \x01(\t\x12\x0e\n\x06tenant\x18\x0f \x01(\t\x12\x12\n\nrequest_id\x18\x10 \x01(\t\x12 \n\x18min_progress_interval_ms\x18\x11 \x01(\x05\x12\x19\n\x11\x66inish_reserve_ms\x18\x12 \x01(\x05\"\x94\x01\n\x0f\x44\x65noiseResponse\x12=\n\x08progress\x18\x01 \x01(\x0b\x32).sangsang.stages.v1alpha1.DenoiseProgressH\x00\x12\x39\n\x06result\x18\x02 \x01(\x0b\x32\'.sangsang.stages.v1alpha1.DenoiseResultH\x00\x42\x07\n\x05\x65vent\"v\n\x0f\x44\x65noiseProgress\x12\x1c\n\x14\x63ompleted_step_count\x18\x01 \x01(\x05\x12\x12\n\nstep_count\x18\x02 \x01(\x05\x12\x31\n\x07preview\x18\x03 \x01(\x0b\x32 .sangsang.stages.v1alpha1.Tensor\"\x95\x01\n\rDenoiseResult\x12\x31\n\x07latents\x18\x01 \x01(\x0b\x32 .sangsang.stages.v1alpha1.Tensor\x12\x33\n\x05usage\x18\x02 \x01(\x0b\x32$.sangsang.stages.v1alpha1.StageUsage\x12\x1c\n\x14mean_batch_row_count\x18\x03 \x01(\x01\x32v\n\x10\x44iffusionService\x12\x62\n\x07\x44\x65noise\x12(.sangsang.stages.v1alpha1.DenoiseRequest\x1a).sangsang.stages.v1alpha1.DenoiseResponse\"\x00\x30\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -33,13 +33,13 @@ _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'sangsang.stages.v1alpha1.di
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_DENOISEREQUEST']._serialized_start=118
-  _globals['_DENOISEREQUEST']._serialized_end=636
-  _globals['_DENOISERESPONSE']._serialized_start=639
-  _globals['_DENOISERESPONSE']._serialized_end=787
-  _globals['_DENOISEPROGRESS']._serialized_start=789
-  _globals['_DENOISEPROGRESS']._serialized_end=907
-  _globals['_DENOISERESULT']._serialized_start=910
-  _globals['_DENOISERESULT']._serialized_end=1059
-  _globals['_DIFFUSIONSERVICE']._serialized_start=1061
-  _globals['_DIFFUSIONSERVICE']._serialized_end=1179
+  _globals['_DENOISEREQUEST']._serialized_end=663
+  _globals['_DENOISERESPONSE']._serialized_start=666
+  _globals['_DENOISERESPONSE']._serialized_end=814
+  _globals['_DENOISEPROGRESS']._serialized_start=816
+  _globals['_DENOISEPROGRESS']._serialized_end=934
+  _globals['_DENOISERESULT']._serialized_start=937
+  _globals['_DENOISERESULT']._serialized_end=1086
+  _globals['_DIFFUSIONSERVICE']._serialized_start=1088
+  _globals['_DIFFUSIONSERVICE']._serialized_end=1206
 # @@protoc_insertion_point(module_scope)

@@ -7,7 +7,7 @@ from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
 DESCRIPTOR: _descriptor.FileDescriptor
 
 class DenoiseRequest(_message.Message):
-    __slots__ = ("model_id", "weights", "scheduler", "step_count", "strength", "guidance_scale", "embeddings", "negative_embeddings", "noise", "initial_latents", "seed", "noise_draw_count", "preview_interval_step_count", "tier", "tenant", "request_id", "min_progress_interval_ms")
+    __slots__ = ("model_id", "weights", "scheduler", "step_count", "strength", "guidance_scale", "embeddings", "negative_embeddings", "noise", "initial_latents", "seed", "noise_draw_count", "preview_interval_step_count", "tier", "tenant", "request_id", "min_progress_interval_ms", "finish_reserve_ms")
     MODEL_ID_FIELD_NUMBER: _ClassVar[int]
     WEIGHTS_FIELD_NUMBER: _ClassVar[int]
     SCHEDULER_FIELD_NUMBER: _ClassVar[int]
@@ -25,6 +25,7 @@ class DenoiseRequest(_message.Message):
     TENANT_FIELD_NUMBER: _ClassVar[int]
     REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
     MIN_PROGRESS_INTERVAL_MS_FIELD_NUMBER: _ClassVar[int]
+    FINISH_RESERVE_MS_FIELD_NUMBER: _ClassVar[int]
     model_id: str
     weights: str
     scheduler: str
@@ -42,7 +43,8 @@ class DenoiseRequest(_message.Message):
     tenant: str
     request_id: str
     min_progress_interval_ms: int
-    def __init__(self, model_id: _Optional[str] = ..., weights: _Optional[str] = ..., scheduler: _Optional[str] = ..., step_count: _Optional[int] = ..., strength: _Optional[float] = ..., guidance_scale: _Optional[float] = ..., embeddings: _Optional[_Union[_tensor_pb2.Tensor, _Mapping]] = ..., negative_embeddings: _Optional[_Union[_tensor_pb2.Tensor, _Mapping]] = ..., noise: _Optional[_Union[_tensor_pb2.Tensor, _Mapping]] = ..., initial_latents: _Optional[_Union[_tensor_pb2.Tensor, _Mapping]] = ..., seed: _Optional[int] = ..., noise_draw_count: _Optional[int] = ..., preview_interval_step_count: _Optional[int] = ..., tier: _Optional[str] = ..., tenant: _Optional[str] = ..., request_id: _Optional[str] = ..., min_progress_interval_ms: _Optional[int] = ...) -> None: ...
+    finish_reserve_ms: int
+    def __init__(self, model_id: _Optional[str] = ..., weights: _Optional[str] = ..., scheduler: _Optional[str] = ..., step_count: _Optional[int] = ..., strength: _Optional[float] = ..., guidance_scale: _Optional[float] = ..., embeddings: _Optional[_Union[_tensor_pb2.Tensor, _Mapping]] = ..., negative_embeddings: _Optional[_Union[_tensor_pb2.Tensor, _Mapping]] = ..., noise: _Optional[_Union[_tensor_pb2.Tensor, _Mapping]] = ..., initial_latents: _Optional[_Union[_tensor_pb2.Tensor, _Mapping]] = ..., seed: _Optional[int] = ..., noise_draw_count: _Optional[int] = ..., preview_interval_step_count: _Optional[int] = ..., tier: _Optional[str] = ..., tenant: _Optional[str] = ..., request_id: _Optional[str] = ..., min_progress_interval_ms: _Optional[int] = ..., finish_reserve_ms: _Optional[int] = ...) -> None: ...
 
 class DenoiseResponse(_message.Message):
     __slots__ = ("progress", "result")
