@@ -106,7 +106,8 @@ async def test_the_last_caller_to_leave_stops_the_request(slowed, request_id):
 
 
 async def test_a_patient_caller_outlives_one_whose_time_is_up(slowed, request_id):
-    hasty = asyncio.create_task(slowed.generate(**LONG, request_id=request_id, timeout=0.25))
+    # Twenty steps take more than 0.4 s.
+    hasty = asyncio.create_task(slowed.generate(**LONG, request_id=request_id, timeout=0.38))
     await until(lambda: slowed.counts().step_count >= 2)
     patient = asyncio.create_task(slowed.generate(**LONG, request_id=request_id))
     with pytest.raises(grpc.aio.AioRpcError) as late:
