@@ -105,17 +105,17 @@ def check_admission(
             retry_delay_s=max(_SHORTEST_RETRY_S, estimate.wait_s - limits.max_wait_s),
         )
     # On an idle mesh the benefit of the doubt: estimates that are too high would never be mended.
-    took_s = estimate.soonest_s if backlog.admitted else estimate.least_s
-    if work.deadline_s is not None and now_s + took_s > work.deadline_s:
+    needed_s = estimate.soonest_s if backlog.admitted else estimate.least_s
+    if work.deadline_s is not None and now_s + needed_s > work.deadline_s:
         left_s = max(0.0, work.deadline_s - now_s)
         raise DeadlineTooShort(
-            f"it would take about {took_s * 1000:.0f} ms, and {left_s * 1000:.0f} ms are left",
+            f"it would take about {needed_s * 1000:.0f} ms, and {left_s * 1000:.0f} ms are left",
             metadata={
-                "estimate_ms": f"{took_s * 1000:.0f}",
+                "estimate_ms": f"{needed_s * 1000:.0f}",
                 "left_ms": f"{left_s * 1000:.0f}",
             },
             # A shorter line may do; a deadline below the work itself never will.
-            retry_delay_s=max(_SHORTEST_RETRY_S, took_s - left_s)
+            retry_delay_s=max(_SHORTEST_RETRY_S, needed_s - left_s)
             if estimate.least_s <= left_s
             else None,
         )

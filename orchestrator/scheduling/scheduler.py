@@ -233,6 +233,8 @@ class Scheduler:
             if device.addresses.get(stage) == address:
                 self._placement.changed(device)
         self._heavy_device_count = sum(1 for _ in self._hosts(HEAVY_STAGE))
+        # How many may start follows from it.
+        self._waiting = None
 
     def has_replica(self, stage: StageName, besides: frozenset[str] = frozenset()) -> bool:
         """Returns whether a stage has a replica that takes calls, besides some."""
