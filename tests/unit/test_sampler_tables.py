@@ -49,7 +49,7 @@ CONFIGS = {
         **_BETAS,
     },
 }
-NAMES = sorted(set(RECIPES) - {"lms"})
+NAMES = sorted(RECIPES)
 # These compute in f32 whatever they are given; the others follow their tables in f64.
 CAST_TO_F32 = {name for name in NAMES if name.startswith(("dpmpp", "euler"))}
 
@@ -267,7 +267,6 @@ def test_files_hold_everything(tmp_path):
     assert loaded.default == "pndm"
     assert loaded.names[0] == "pndm"
     assert set(loaded.names) == set(NAMES)
-    assert "lms" in loaded.refused
     for name in NAMES:
         for start_step in (None, 0, 1, 3):
             stored = loaded.select(name, 4, start_step)
@@ -300,7 +299,16 @@ def test_violations_name_the_field_and_what_is_allowed():
     unknown, steps = tables.violations("nope", 0)
     assert (unknown.field, steps.field) == ("scheduler", "step_count")
     assert "pndm, ddim" in unknown.description
-    (refused,) = tables.violations("lms", 4)
+
+
+def test_a_scheduler_whose_package_is_missing_is_refused_by_name(monkeypatch):
+    def missing(*args, **kwargs):
+        raise ImportError("no scipy")
+
+    monkeypatch.setattr(diffusers.HeunDiscreteScheduler, "from_config", missing)
+    tables = tables_of(compile_samplers(CONFIGS["epsilon"], max_step_count=4))
+    assert "heun" not in tables.names
+    (refused,) = tables.violations("heun", 4)
     assert "not installed" in refused.description
 
 

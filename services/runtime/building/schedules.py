@@ -56,7 +56,6 @@ RECIPES: Mapping[str, SamplerRecipe] = {
     "euler": SamplerRecipe("EulerDiscreteScheduler"),
     "euler_ancestral": SamplerRecipe("EulerAncestralDiscreteScheduler"),
     "lcm": SamplerRecipe("LCMScheduler"),
-    "lms": SamplerRecipe("LMSDiscreteScheduler"),
 }
 
 
