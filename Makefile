@@ -20,7 +20,7 @@ demo: .venv/.demo ## make a picture: starts the whole mesh on this machine, on t
 	@echo "  $(BIN)/sangsang models                               # tiers, schedulers, limits"
 
 test: .venv/.test .venv-triton/.ready ## run the tests: no network, no GPU
-	$(BIN)/pytest
+	$(BIN)/pytest --numprocesses auto --maxprocesses 8 --dist loadfile
 
 lint: .venv/.test .venv/.lint ## ruff, pyright, buf, and whether generated code is stale
 	$(BIN)/ruff check .
