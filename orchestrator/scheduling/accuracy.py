@@ -6,7 +6,7 @@ to what it was told, so that long and short ones teach each other.
 """
 
 _FOLLOW = 0.1
-_LEAST, _MOST = 1.0, 3.0
+_LEAST, _MOST = 0.25, 3.0
 
 
 class Accuracy:
@@ -18,7 +18,10 @@ class Accuracy:
 
     @property
     def factor(self) -> float:
-        """From 1 to 3: nothing is promised sooner than costs say."""
+        """From a quarter to 3.
+
+        Below 1 too: a tier that uses less than its share seldom waits for what others have queued.
+        """
         return min(max(self._ratio + self._deviation, _LEAST), _MOST)
 
     def observe(self, estimate_s: float, took_s: float) -> None:

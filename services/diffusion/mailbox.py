@@ -2,11 +2,9 @@
 
 The loop must not wait for a caller that reads slowly, nor keep for it what it does not read. So
 progress that has not been read is replaced by newer progress, and only the end is certain.
-An event costs both ends more than many a step does, so a caller may ask for few.
 """
 
 import asyncio
-import time
 from dataclasses import replace
 
 from ..runtime.errors import MeshError
@@ -14,23 +12,12 @@ from .jobs import Finished, StepDone
 
 
 class Mailbox:
-    """Holds one unread progress event and one end.
+    """Holds one unread progress event and one end. For the event loop's thread."""
 
-    Args:
-        min_progress_interval_s: least time between progress events without a preview.
-    """
-
-    def __init__(self, min_progress_interval_s: float = 0.0) -> None:
-        self._min_interval_s = min_progress_interval_s
-        self._told_s = time.monotonic()
+    def __init__(self) -> None:
         self._progress: StepDone | None = None
         self._end: Finished | MeshError | None = None
         self._filled = asyncio.Event()
-
-    @property
-    def ended(self) -> bool:
-        """Whether the end has been put in."""
-        return self._end is not None
 
     def put(self, step: StepDone) -> None:
         """Replaces unread progress; an unread preview stays until there is a newer one."""
@@ -38,10 +25,7 @@ class Mailbox:
         if step.preview is None and unread is not None and unread.preview is not None:
             step = replace(step, preview=unread.preview)
         self._progress = step
-        now_s = time.monotonic()
-        if step.preview is not None or now_s - self._told_s >= self._min_interval_s:
-            self._told_s = now_s
-            self._filled.set()
+        self._filled.set()
 
     def end(self, end: Finished | MeshError) -> None:
         """Puts in the end; there is exactly one."""

@@ -4,7 +4,7 @@ from types import TracebackType
 from typing import Self
 
 from ..runtime.errors import MeshError
-from .jobs import DenoiseJob, Finished, JobUsage, StepDone
+from .jobs import DenoiseJob, Finished, JobUsage, Picture, StepDone
 from .mailbox import Mailbox
 from .rows import Rows
 
@@ -19,6 +19,7 @@ class Member:
         arrival_s: when it came, on `time.monotonic`.
         mailbox: where its events go.
         left: whether its caller has left.
+        ended: whether it has been told its end.
     """
 
     def __init__(self, job: DenoiseJob, last_pick: int, arrival_s: float) -> None:
@@ -26,8 +27,10 @@ class Member:
         self.key = job.key
         self.last_pick = last_pick
         self.arrival_s = arrival_s
-        self.mailbox = Mailbox(job.min_progress_interval_s)
+        self.mailbox = Mailbox()
         self.left = False
+        self.ended = False
+        self._told_s = arrival_s
         self._queue_seconds: float | None = None
         self._compute_seconds = 0.0
         self._batch_row_count = 0
@@ -79,8 +82,21 @@ class Member:
         self._compute_seconds += seconds * self.row_count / batch_row_count
         self._batch_row_count += batch_row_count
 
-    def finish(self) -> None:
-        """Sends the latents and the bill."""
+    def progress(self, preview: Picture | None, now_s: float) -> StepDone | None:
+        """Returns what its caller is to hear of the step that it has taken; None for nothing yet.
+
+        An event costs both ends more than many a step does, so a caller may ask for few. A preview
+        and the last step always come.
+        """
+        due = now_s - self._told_s >= self.rows.job.min_progress_interval_s
+        if preview is None and not due and not self.rows.finished:
+            return None
+        self._told_s = now_s
+        return StepDone(self.rows.completed_step_count, self.step_count, preview)
+
+    def finish(self) -> Finished:
+        """Ends it, and returns the latents and the bill."""
+        self.ended = True
         step_count = self.rows.completed_step_count
         usage = JobUsage(
             queue_seconds=self._queue_seconds or 0.0,
@@ -88,7 +104,7 @@ class Member:
             evaluation_count=step_count * self.row_count,
             mean_batch_row_count=self._batch_row_count / step_count,
         )
-        self.mailbox.end(Finished(self.rows.latents, usage))
+        return Finished(self.rows.latents, usage)
 
 
 class JobEvents:

@@ -21,7 +21,8 @@ from ..runtime.worker import EngineWorker
 from .converters import JobLimits
 from .jobs import Array, BatchKey
 from .settings import DiffusionSettings
-from .step_loop import BatchStep, StepLoop
+from .step_loop import StepLoop
+from .stepper import BatchStep
 
 # Long prompts may come in several chunks of the encoder's length.
 _CONTEXT_CHUNK_COUNT = 8
@@ -69,7 +70,7 @@ class DiffusionModel:
             load: returns the engine of a folder's UNet.
             settings: of the process.
             worker: runs the steps.
-            observer: called on the event loop after every step of a batch.
+            observer: called on the engine's thread after every step of a batch.
 
         Raises:
             ModelNotReady: a UNet or its sampler tables are not built, or damaged, or an adapter

@@ -20,7 +20,7 @@ from .converters import to_job, to_progress, to_result, to_weights
 from .jobs import Finished
 from .models import DiffusionModel
 from .settings import DiffusionSettings
-from .step_loop import BatchStep
+from .stepper import BatchStep
 from .tracing import BatchTracer
 
 
@@ -29,7 +29,7 @@ class DiffusionStage(ModelStage[DiffusionModel], services.DiffusionServiceServic
 
     Args:
         settings: of the process.
-        observer: called on the event loop after every step of a batch, e.g. to trace it.
+        observer: called on the engine's thread after every step of a batch, e.g. to trace it.
     """
 
     name = "diffusion"
@@ -70,7 +70,8 @@ class DiffusionStage(ModelStage[DiffusionModel], services.DiffusionServiceServic
 
     def add_to_server(self, server: grpc.aio.Server, telemetry: Telemetry) -> None:
         """Registers the service, and its engines over the Open Inference Protocol."""
-        self._observer = self._observer or BatchTracer(telemetry.tracer)
+        if self._observer is None and telemetry.records:
+            self._observer = BatchTracer(telemetry.tracer)
         services.add_DiffusionServiceServicer_to_server(self, server)
         self._add_engines(server, telemetry)
 

@@ -9,7 +9,7 @@ from opentelemetry.trace import Link, SpanKind, Status, StatusCode
 
 from ..runtime import telemetry
 from ..runtime.engines.traced import engine_attributes
-from .step_loop import BatchStep
+from .stepper import BatchStep
 
 
 class BatchTracer:

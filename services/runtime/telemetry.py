@@ -8,7 +8,7 @@ spelt out elsewhere in the code. Prompts are never recorded.
 
 from opentelemetry import trace
 from opentelemetry.sdk.resources import SERVICE_NAME, Resource
-from opentelemetry.sdk.trace import SpanProcessor, TracerProvider
+from opentelemetry.sdk.trace import SpanProcessor, TracerProvider, sampling
 from opentelemetry.sdk.trace.export import BatchSpanProcessor
 
 SPAN_ADMISSION_WAIT = "admission_wait"
@@ -49,13 +49,21 @@ STEP_INDEX = "sangsang.batch.step_index"
 class Telemetry:
     """The tracer provider of one process, or of one service of a process that hosts several.
 
+    Without a processor no span is recorded; the context of traces is passed on all the same, and
+    the logs have its ID.
+
     Attributes:
         tracer: makes the spans.
+        records: whether anyone sees them.
     """
 
     def __init__(self, service: str, *, processors: tuple[SpanProcessor, ...] = ()) -> None:
+        self.records = bool(processors)
         self._provider = TracerProvider(
             resource=Resource.create({SERVICE_NAME: f"sangsang-{service}"}),
+            sampler=sampling.ParentBased(
+                sampling.ALWAYS_ON if self.records else sampling.ALWAYS_OFF
+            ),
             shutdown_on_exit=False,
         )
         for processor in processors:

@@ -59,10 +59,15 @@ class EngineWorker:
         self._on_hang: Callable[[], None] = lambda: None
         self._ticking = False
         self._hung = False
-        # The answers that are awaited, and the one that the thread works on if it is watched.
+        # The answers that are awaited, and the one that the thread works on.
         self._answers: set[asyncio.Future[Any]] = set()
         self._running: asyncio.Future[Any] | None = None
         self.pending_count = 0
+
+    @property
+    def has_waiting(self) -> bool:
+        """Whether a function waits for the one that runs to end."""
+        return self.pending_count > self._thread_count
 
     def watch(self, limits: HangLimits, on_hang: Callable[[], None]) -> None:
         """Has functions of a kind watched from now on.
@@ -113,7 +118,8 @@ class EngineWorker:
             started_at = time.perf_counter()
             waited = started_at - queued_at
             context.run(_queue_seconds.set, waited)
-            value = self._watched(answer, kind, lambda: context.run(function, *args))
+            self._running = answer
+            value = context.run(self.watched, kind, lambda: function(*args))
             return Timed(value, waited, time.perf_counter() - started_at)
 
         with self._lock:
@@ -123,19 +129,24 @@ class EngineWorker:
         future.add_done_callback(self._forget)
         return await self._fill(answer, future)
 
-    def _watched(self, answer: "asyncio.Future[Any]", kind: Hashable, work: Callable[[], T]) -> T:
-        """Returns what `work` returns; the watchdog knows that it runs."""
-        if kind is None or self._watchdog is None:
-            return work()
-        self._running = answer
-        self._watchdog.begin(kind)
+    def watched(self, kind: Hashable, work: Callable[[], T]) -> T:
+        """Returns what `work` returns; the watchdog knows that it runs.
+
+        For functions on the thread that run for long: each part that is of a kind is watched alone.
+        """
+        watchdog = self._watchdog if kind is not None else None
+        if watchdog is not None:
+            watchdog.begin(kind)
         done = False
         try:
             value = work()
             done = True
             return value
         finally:
-            self._watchdog.end(done=done)
+            if watchdog is not None:
+                watchdog.end(done=done)
+            # What the function does next has not waited for the thread.
+            _queue_seconds.set(0.0)
 
     async def _fill(self, answer: "asyncio.Future[T]", future: "Future[T]") -> T:
         """Returns a future's result; not by `asyncio.wrap_future`, for a hang is an answer too."""

@@ -17,7 +17,7 @@ from sangsang.orchestrator.service import OrchestratorService
 from sangsang.orchestrator.settings import OrchestratorSettings
 from sangsang.services.diffusion.servicer import DiffusionStage
 from sangsang.services.diffusion.settings import DiffusionSettings
-from sangsang.services.diffusion.step_loop import LoopCounts
+from sangsang.services.diffusion.stepper import LoopCounts
 from sangsang.services.postprocessing.servicer import PostprocessingStage
 from sangsang.services.postprocessing.settings import PostprocessingSettings
 from sangsang.services.preprocessing.servicer import PreprocessingStage

@@ -188,7 +188,7 @@ async def test_a_deadline_ends_the_call_and_its_rows(serve, request_of):
 
     async with serve() as served:
         loop = served.loop()
-        loop._engine = SlowEngine(loop._engine)
+        loop._stepper._engine = SlowEngine(loop._stepper._engine)
         error = await failure_of(served.stub, request_of(step_count=24), timeout=0.3)
         assert error.code() is grpc.StatusCode.DEADLINE_EXCEEDED
         await until(lambda: not loop.job_count)

@@ -34,7 +34,7 @@ async def test_a_profile_is_measured_written_and_used(model, cache_dir, tmp_path
     assert len(profile.pairs) == 6
     assert not list(copy.glob(".profile*"))
     async with serve(models=(copy,)) as served:
-        costs = served.loop()._scheduler.costs
+        costs = served.loop()._stepper._scheduler.costs
         own = profile.steps[0]
         scale = ModelFolder.open(copy).vae_scale
         key = BatchKey(own.height_px // scale, own.width_px // scale, "float32", 16)
