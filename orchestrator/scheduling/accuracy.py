@@ -7,6 +7,8 @@ to what it was told, so that long and short ones teach each other.
 
 _FOLLOW = 0.1
 _LEAST, _MOST = 0.25, 3.0
+# How much longer a request that ran out of time is thought to have needed.
+_LATE = 2.5
 
 
 class Accuracy:
@@ -24,10 +26,12 @@ class Accuracy:
         """
         return min(max(self._ratio + self._deviation, _LEAST), _MOST)
 
-    def observe(self, estimate_s: float, took_s: float) -> None:
-        """Learns from a request that took so long; one that ran out of time took longer yet."""
+    def observe(self, estimate_s: float, took_s: float, *, finished: bool = True) -> None:
+        """Learns from a request that took so long, or that was not finished after so long."""
         if estimate_s <= 0:
             return
+        # Its end was not seen: taken for its time alone, it would say that estimates were right.
+        took_s *= 1.0 if finished else _LATE
         ratio = min(took_s / estimate_s, 2 * _MOST)
         self._deviation += _FOLLOW * (abs(ratio - self._ratio) - self._deviation)
         self._ratio += _FOLLOW * (ratio - self._ratio)

@@ -172,7 +172,7 @@ class Scheduler:
         """Takes a request out, whatever became of it. It has no tasks any more."""
         work, took_s = ticket.work, now_s - ticket.admitted_s
         if finished or (work.deadline_s is not None and now_s >= work.deadline_s):
-            self._accuracy_of(work).observe(ticket.estimate_s, took_s)
+            self._accuracy_of(work).observe(ticket.estimate_s, took_s, finished=finished)
         self.backlog.admitted -= 1
         if not ticket.started:
             self.backlog.waiting -= 1

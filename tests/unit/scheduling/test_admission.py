@@ -181,6 +181,22 @@ def test_estimates_that_were_too_low_are_raised_and_lowered_again():
     assert estimate.soonest_s == pytest.approx(estimate.raw_s, rel=0.05)
 
 
+def test_a_request_that_ran_out_of_time_says_that_its_estimate_was_too_low():
+    """Though it had less time than the estimate says: it needed more than it had."""
+    driver = drive()
+    scheduler = driver.scheduler
+    work = driver.admit().work
+
+    def learnt(*, finished: bool) -> float:
+        for _ in range(60):
+            ticket = driver.admit(deadline_s=5.0)
+            ticket.estimate_s = 8.0
+            scheduler.leave(ticket, 5.0, finished=finished)
+        return scheduler.estimate(work).soonest_s
+
+    assert learnt(finished=False) > 1.5 * learnt(finished=True)
+
+
 def test_what_ran_out_of_time_teaches_and_what_was_cancelled_does_not():
     driver = drive()
     scheduler = driver.scheduler
