@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 from opentelemetry.proto.common.v1.common_pb2 import AnyValue, KeyValue
 from opentelemetry.proto.trace.v1 import trace_pb2
@@ -10,7 +10,7 @@ from opentelemetry.sdk.resources import SERVICE_NAME
 
 from ...services.runtime.telemetry import process_name
 
-Value: TypeAlias = "str | bool | int | float | tuple[Value, ...]"
+Value: TypeAlias = str | bool | int | float | tuple[Any, ...]
 
 SERVER, CLIENT, INTERNAL = "server", "client", "internal"
 _KINDS = {

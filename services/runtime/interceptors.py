@@ -24,7 +24,7 @@ from . import telemetry
 from .deadlines import set_time_left
 from .errors import FieldViolation, InvalidRequest, MeshError, StageFailed
 from .running_calls import RunningCalls
-from .span_status import OK, cancel_code, code_of, note_call_end
+from .span_status import OK, cancel_code, note_call_end
 from .status import to_grpc_status, unknown_status
 
 REQUEST_ID_KEY = "sangsang-request-id"
@@ -160,8 +160,8 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
         except MeshError as error:
             code = error.code.name
             await self._abort_known(error, context)
-        except Exception as error:
-            code = code_of(error)
+        except Exception:
+            code = grpc.StatusCode.INTERNAL.name
             _log.exception("call_crashed", method=method)
             status = unknown_status(request_id=_bound_request_id())
             await context.abort_with_status(cast(Any, rpc_status.to_status(status)))
