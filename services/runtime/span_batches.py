@@ -18,7 +18,7 @@ QUEUE_LIMIT = 4096
 BATCH_LIMIT = 128
 INTERVAL_S = 0.5
 # What the end of a process waits for its last spans to be taken.
-CLOSE_S = 2.0
+CLOSE_S = 1.0
 
 _log = structlog.get_logger()
 

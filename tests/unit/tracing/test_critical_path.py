@@ -1,7 +1,7 @@
 """What a request waited for. No sockets."""
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from made_traces import request_spans, span, span_id_of, step
 
@@ -83,6 +83,7 @@ def trees(draw) -> list[Span]:
     return draw(st.permutations(spans))
 
 
+@settings(deadline=None)
 @given(trees())
 def test_the_parts_follow_each_other_and_add_up_to_the_latency(spans):
     root = build_tree(spans, span_id_of("0"))
@@ -96,6 +97,7 @@ def test_the_parts_follow_each_other_and_add_up_to_the_latency(spans):
     assert sum(time_shares(parts).values()) == root.span.duration_ns
 
 
+@settings(deadline=None)
 @given(trees())
 def test_nobody_is_waited_for_while_a_child_of_it_runs_to_its_end(spans):
     """A part belongs to the deepest span: none of its children ends within it."""

@@ -4,7 +4,7 @@ import itertools
 import json
 from collections import defaultdict
 
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from made_traces import MS, request_spans, span, span_id_of, step, trace_id
 
@@ -105,6 +105,7 @@ def test_a_column_is_of_whoever_had_most_of_it():
     assert "".join(signs) == ".-##-####-" or "".join(signs) == "..##-###-."
 
 
+@settings(deadline=None)
 @given(st.lists(st.tuples(st.integers(0, 50), st.integers(0, 50))))
 def test_merged_times_cover_the_same_and_do_not_touch(times):
     found = merged(times)
@@ -148,6 +149,7 @@ def _assert_nested(boxes):
                 assert apart or inside or outside
 
 
+@settings(deadline=None)
 @given(st.lists(st.tuples(st.integers(0, 30), st.integers(1, 30)).map(lambda t: (t[0], sum(t)))))
 def test_spans_of_one_thread_nest_or_lie_apart(times):
     threads = threads_of(times)

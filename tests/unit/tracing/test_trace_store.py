@@ -1,7 +1,7 @@
 """What the store of traces keeps, and in what room. No sockets."""
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from made_traces import messages, request_spans, span, step, trace_id
 
@@ -157,6 +157,7 @@ def test_what_was_under_way_at_a_time_is_found():
     assert found == [trace_id("1"), trace_id("2")]
 
 
+@settings(deadline=None)
 @given(
     sizes=st.lists(st.tuples(st.sampled_from(["OK", "INTERNAL", "open"]), st.integers(1, 400))),
     count=st.integers(0, 12),
