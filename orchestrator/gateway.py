@@ -1,5 +1,6 @@
 """The public API: convert, generate, convert."""
 
+import json
 from collections.abc import AsyncIterator, Mapping
 from contextlib import aclosing
 from typing import Any
@@ -35,7 +36,9 @@ class ImageGenerationGateway(imaging_grpc.ImageGenerationServiceServicer):
         keep_limits: KeepLimits,
         *,
         max_picture_pixels: int,
+        trace_prompts: bool = False,
     ) -> None:
+        self._trace_prompts = trace_prompts
         self._catalogue = catalogue
         self._max_picture_pixels = max_picture_pixels
         self._generator = generator
@@ -53,7 +56,7 @@ class ImageGenerationGateway(imaging_grpc.ImageGenerationServiceServicer):
             min_progress_interval_ms=UNWATCHED_PROGRESS_INTERVAL_MS,
             max_picture_pixels=self._max_picture_pixels,
         )
-        _note_request(plan)
+        self._note_request(plan)
         async with self._requests.join(plan, keep=bool(request.request_id)) as (shared, joined):
             _note_joined(joined=joined)
             result = await shared.result()
@@ -74,7 +77,7 @@ class ImageGenerationGateway(imaging_grpc.ImageGenerationServiceServicer):
             preview_interval_step_count=request.preview_interval_step_count,
             max_picture_pixels=self._max_picture_pixels,
         )
-        _note_request(plan)
+        self._note_request(plan)
         ahead = self._generator.waiting_count
         async with self._requests.join(plan, keep=bool(request.request_id)) as (shared, joined):
             _note_joined(joined=joined)
@@ -84,6 +87,22 @@ class ImageGenerationGateway(imaging_grpc.ImageGenerationServiceServicer):
                 async for event in events:
                     yield _event(event, shared.plan)
             yield imaging.StreamGenerateImagesResponse(summary=to_stats(await shared.result()))
+
+    def _note_request(self, plan: GenerationPlan) -> None:
+        """Binds the request to the logs and the span; its prompt by length only."""
+        span = trace.get_current_span()
+        span.set_attributes(_traced_facts(plan))
+        if self._trace_prompts:
+            span.set_attribute(telemetry.GEN_AI_INPUT, _as_messages(plan.prompt))
+        structlog.contextvars.bind_contextvars(
+            request_id=plan.request_id,
+            model_id=plan.model_id,
+            tier=plan.tier,
+            tenant=plan.tenant,
+            step_count=plan.step_count,
+            image_count=len(plan.seeds),
+            prompt_length=len(plan.prompt),
+        )
 
 
 def _tenant(context: Any) -> str | None:
@@ -111,21 +130,23 @@ def _note_joined(*, joined: bool) -> None:
     structlog.contextvars.bind_contextvars(joined=joined)
 
 
-def _note_request(plan: GenerationPlan) -> None:
-    """Binds the request to the logs and the span; its prompt by length only."""
-    facts: Mapping[str, str | int | float] = {
+def _traced_facts(plan: GenerationPlan) -> Mapping[str, str | int]:
+    """Returns what the span says of a request: our own names, and those of generative AI."""
+    return {
         telemetry.REQUEST_ID: plan.request_id,
         telemetry.MODEL_ID: plan.model_id,
         telemetry.TIER: plan.tier,
         telemetry.TENANT: plan.tenant,
+        telemetry.GEN_AI_PROVIDER: "sangsang",
+        # There is no operation of images yet; others who make pictures call it so too.
+        telemetry.GEN_AI_OPERATION: "generate_content",
+        telemetry.GEN_AI_OUTPUT: "image",
+        telemetry.GEN_AI_MODEL: plan.model_id,
+        telemetry.GEN_AI_COUNT: len(plan.seeds),
     }
-    trace.get_current_span().set_attributes(facts)
-    structlog.contextvars.bind_contextvars(
-        request_id=plan.request_id,
-        model_id=plan.model_id,
-        tier=plan.tier,
-        tenant=plan.tenant,
-        step_count=plan.step_count,
-        image_count=len(plan.seeds),
-        prompt_length=len(plan.prompt),
-    )
+
+
+def _as_messages(prompt: str) -> str:
+    """Returns a prompt as the conventions have it: a user's message of one part."""
+    parts = [{"type": "text", "content": prompt}]
+    return json.dumps([{"role": "user", "parts": parts}], ensure_ascii=False)

@@ -8,6 +8,7 @@ from opentelemetry import trace
 
 from ..services.runtime import telemetry
 from ..services.runtime.deadlines import time_left
+from ..services.runtime.span_status import work_span
 from .dispatcher import Dispatcher
 from .picture_run import PictureRun
 from .pipeline import Picture, generate_picture
@@ -153,9 +154,7 @@ class Generator:
             telemetry.WIDTH_PX: plan.width_px,
             telemetry.HEIGHT_PX: plan.height_px,
         }
-        with self._tracer.start_as_current_span(
-            telemetry.SPAN_GENERATE_PICTURE, attributes=attributes
-        ):
+        with work_span(self._tracer, telemetry.SPAN_GENERATE_PICTURE, attributes):
             picture = await generate_picture(run, index)
         self._learn(run, picture)
         feed.add_picture(picture)

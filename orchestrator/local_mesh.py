@@ -18,7 +18,7 @@ from pathlib import Path
 
 from ..services.runtime.calls import open_channel
 from ..services.runtime.errors import StageUnavailable
-from ..services.runtime.settings import MEBIBYTE
+from ..services.runtime.settings import MEBIBYTE, OTLP_VARIABLES
 from .service import wait_until_serving
 from .supervision import RestartPolicy, RestartRecord
 
@@ -121,6 +121,13 @@ class LocalMesh:
         """`host:port` of the public API."""
         return f"{LOOPBACK}:{self._ports['orchestrator']}"
 
+    @property
+    def _collector(self) -> dict[str, str]:
+        """Has a stage's traces go to the orchestrator, unless they go to a collector."""
+        if any(self._environment.get(name) for name in OTLP_VARIABLES):
+            return {}
+        return {"SANGSANG_OTLP_ENDPOINT": f"http://{self.address}"}
+
     def stage_address(self, name: str) -> str:
         """Returns `host:port` of a stage's replica, e.g. `diffusion` or `diffusion-2`."""
         return f"{LOOPBACK}:{self._ports[name]}"
@@ -194,6 +201,7 @@ class LocalMesh:
                 env={
                     **self._environment,
                     **(self._device_environment(_number(name)) if served else {}),
+                    **(self._collector if served else {}),
                     "SANGSANG_PORT": str(self._ports[name]),
                 },
                 stdin=subprocess.DEVNULL,

@@ -17,6 +17,7 @@ from opentelemetry import trace
 from ..services.runtime import telemetry
 from ..services.runtime.deadlines import current_deadline, time_left
 from ..services.runtime.errors import DeadlinePassed, StageLost, StageUnavailable
+from ..services.runtime.span_status import work_span
 from .dispatcher import Dispatcher
 from .plan import GenerationPlan
 from .scheduling.work import Grant, Picture, StageName
@@ -76,14 +77,14 @@ class PictureRun:
         """Returns the embeddings of a text."""
         return await self._call(
             "text_encoding",
-            lambda grant: self._stages.encode_text(grant.address, self.plan, text),
+            lambda grant: self._stages.encode_text(grant, self.plan, text),
         )
 
     async def prepare_latents(self) -> PreparedLatents:
         """Returns the picture's noise, and the latents of the initial image if there is one."""
         return await self._call(
             "preprocessing",
-            lambda grant: self._stages.prepare_latents(grant.address, self.plan, self.seed),
+            lambda grant: self._stages.prepare_latents(grant, self.plan, self.seed),
         )
 
     async def denoise(
@@ -93,7 +94,7 @@ class PictureRun:
         return await self._call(
             "diffusion",
             lambda grant: self._stages.denoise(
-                grant.address,
+                grant,
                 self.plan,
                 self.seed,
                 prompt,
@@ -108,7 +109,7 @@ class PictureRun:
         """Returns the encoded picture."""
         return await self._call(
             "postprocessing",
-            lambda grant: self._stages.decode_latents(grant.address, self.plan, self.seed, latents),
+            lambda grant: self._stages.decode_latents(grant, self.plan, self.seed, latents),
         )
 
     async def _call(self, stage: StageName, call: Callable[[Grant], Awaitable[T]]) -> T:
@@ -170,16 +171,10 @@ class PictureRun:
         name = telemetry.SPAN_LANE_WAIT if started else telemetry.SPAN_ADMISSION_WAIT
         async with AsyncExitStack() as stack:
             # The span covers the wait alone; the lane is held until the call has ended.
-            with self._tracer.start_as_current_span(name) as span:
+            with work_span(self._tracer, name, {telemetry.STAGE: stage}) as span:
                 lane = self._dispatcher.lane(self._picture, stage, failed)
                 grant = await stack.enter_async_context(lane)
-                span.set_attributes(
-                    {
-                        telemetry.STAGE: stage,
-                        telemetry.DEVICE: grant.device,
-                        telemetry.LANE: grant.lane,
-                    }
-                )
+                span.set_attributes({telemetry.DEVICE: grant.device, telemetry.LANE: grant.lane})
             if not started:
                 self.started_s = time.perf_counter()
             yield grant

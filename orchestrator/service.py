@@ -11,6 +11,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from sangsang.imaging.v1 import image_generation_service_pb2 as imaging
 from sangsang.imaging.v1 import image_generation_service_pb2_grpc as imaging_grpc
+from sangsang.tracing.v1alpha1 import trace_inspection_service_pb2 as tracing
 
 from ..services.runtime.errors import StageUnavailable
 from ..services.runtime.telemetry import Telemetry
@@ -28,9 +29,11 @@ from .settings import OrchestratorSettings
 from .stages import Stages
 from .suspects import Suspects
 from .tenants import Tenants
+from .tracing.service import add_trace_store
 
 POLL_INTERVAL_S = 0.05
 _SERVICE = imaging.DESCRIPTOR.services_by_name["ImageGenerationService"].full_name
+_INSPECTION = tracing.DESCRIPTOR.services_by_name["TraceInspectionService"].full_name
 _log = structlog.get_logger()
 
 
@@ -38,7 +41,7 @@ class OrchestratorService:
     """Serves `ImageGenerationService`; ready once every stage is."""
 
     name = "orchestrator"
-    service_names: Sequence[str] = (_SERVICE,)
+    service_names: Sequence[str] = (_SERVICE, _INSPECTION)
 
     def __init__(self, settings: OrchestratorSettings) -> None:
         self._settings = settings
@@ -72,7 +75,9 @@ class OrchestratorService:
             generator,
             settings.keep_limits,
             max_picture_pixels=settings.max_picture_pixels,
+            trace_prompts=settings.trace_prompts,
         )
+        add_trace_store(server, telemetry, settings.trace_limits)
         imaging_grpc.add_ImageGenerationServiceServicer_to_server(self._gateway, server)
 
     def watch(self, on_fatal: Callable[[], None]) -> None:

@@ -12,6 +12,7 @@ from .kept_results import KeepLimits
 from .scheduling.cluster import DeviceSpec
 from .scheduling.work import HEAVY_STAGE, STAGES, StageName
 from .tenants import TenantLimits
+from .tracing.trace_limits import TraceLimits
 
 DEFAULT_PORT = 50050
 
@@ -85,6 +86,15 @@ class OrchestratorSettings(ProcessSettings):
     max_picture_pixels: int = Field(default=PictureLimits().max_pixels, ge=1)
     """Most pixels of an initial image; the preprocessing service reads the same variable."""
 
+    trace_keep_count: int = Field(default=1000, ge=0)
+    """Most traces that are kept in memory when there is no collector; 0 keeps none."""
+
+    trace_keep_bytes: int = Field(default=64 * MEBIBYTE, ge=0)
+    """Most bytes that the kept traces take, about."""
+
+    trace_prompts: bool = False
+    """Whether traces have the prompts of requests. Mind whose words they are."""
+
     stage_start_timeout_s: float = Field(default=120.0, gt=0)
     """Seconds to wait for the stages to serve before giving up."""
 
@@ -99,6 +109,13 @@ class OrchestratorSettings(ProcessSettings):
     def keep_limits(self) -> KeepLimits:
         """What is kept of finished requests."""
         return KeepLimits(self.result_keep_s, self.result_keep_count, self.result_keep_bytes)
+
+    @property
+    def trace_limits(self) -> TraceLimits | None:
+        """What the kept traces may take; None if none are kept."""
+        if not self.tracing or self.otlp_endpoint or not self.trace_keep_count:
+            return None
+        return TraceLimits(self.trace_keep_count, self.trace_keep_bytes)
 
     @property
     def addresses(self) -> Mapping[StageName, tuple[str, ...]]:

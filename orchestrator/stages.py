@@ -24,10 +24,11 @@ from sangsang.stages.v1alpha1 import (
     text_encoding_service_pb2_grpc,
 )
 
+from ..services.runtime import telemetry
 from ..services.runtime.calls import StageCaller, open_channel
 from ..services.runtime.errors import FieldViolation, InvalidRequest, StageFailed
 from .plan import GenerationPlan
-from .scheduling.work import StageName
+from .scheduling.work import Grant, StageName
 
 # The most that the diffusion stage takes.
 MAX_FINISH_RESERVE_MS = 60_000
@@ -137,20 +138,22 @@ class Stages:
         self._stubs = {key: _STUBS[key[0]](channel) for key, channel in self.channels.items()}
         self._callers = {stage: StageCaller(stage, tracer) for stage in addresses}
 
-    async def encode_text(self, address: str, plan: GenerationPlan, text: str) -> Embeddings:
+    async def encode_text(self, grant: Grant, plan: GenerationPlan, text: str) -> Embeddings:
         """Returns the embeddings of a text."""
-        stub = self._stubs["text_encoding", address]
+        stub = self._stubs["text_encoding", grant.address]
         started_at = time.perf_counter()
         request = text_encoding_service_pb2.EncodeTextRequest(model_id=plan.model_id, text=text)
-        response = await self._callers["text_encoding"].unary(stub.EncodeText, request)
+        response = await self._callers["text_encoding"].unary(
+            stub.EncodeText, request, _attributes(grant)
+        )
         run = _run("text_encoding", started_at, response.usage, cache_hit=response.cache_hit)
         return Embeddings(response.embeddings, response.dropped_token_count, run)
 
     async def prepare_latents(
-        self, address: str, plan: GenerationPlan, seed: int
+        self, grant: Grant, plan: GenerationPlan, seed: int
     ) -> PreparedLatents:
         """Returns the noise of a seed and the latents of the initial image, if there is one."""
-        stub = self._stubs["preprocessing", address]
+        stub = self._stubs["preprocessing", grant.address]
         started_at = time.perf_counter()
         request = preprocessing_service_pb2.PrepareLatentsRequest(
             model_id=plan.model_id,
@@ -161,7 +164,7 @@ class Stages:
         )
         caller = self._callers["preprocessing"]
         with _public_fields():
-            response = await caller.unary(stub.PrepareLatents, request)
+            response = await caller.unary(stub.PrepareLatents, request, _attributes(grant))
         return PreparedLatents(
             noise=response.noise,
             initial_latents=(
@@ -173,7 +176,7 @@ class Stages:
 
     async def denoise(
         self,
-        address: str,
+        grant: Grant,
         plan: GenerationPlan,
         seed: int,
         prompt: Embeddings,
@@ -186,7 +189,7 @@ class Stages:
 
         The steps are planned to end `finish_reserve_s` before the call's deadline.
         """
-        stub = self._stubs["diffusion", address]
+        stub = self._stubs["diffusion", grant.address]
         started_at = time.perf_counter()
         request = diffusion_service_pb2.DenoiseRequest(
             model_id=plan.model_id,
@@ -208,23 +211,25 @@ class Stages:
             tenant=plan.tenant,
             request_id=plan.request_id,
         )
-        responses = self._callers["diffusion"].stream(stub.Denoise, request)
+        responses = self._callers["diffusion"].stream(stub.Denoise, request, _attributes(grant))
+        latents: Latents | None = None
         with _public_fields():
             async with aclosing(responses):
+                # To the end of the stream: who leaves after the result would cancel what went well.
                 async for response in responses:
                     if response.WhichOneof("event") == "result":
-                        result = response.result
-                        run = _run("diffusion", started_at, result.usage)
-                        run = replace(run, batch_row_count=result.mean_batch_row_count)
-                        return Latents(result.latents, run)
-                    on_step(_step(response.progress))
-        raise StageFailed("diffusion ended its stream without a result")
+                        latents = _latents(response.result, started_at)
+                    else:
+                        on_step(_step(response.progress))
+        if latents is None:
+            raise StageFailed("diffusion ended its stream without a result")
+        return latents
 
     async def decode_latents(
-        self, address: str, plan: GenerationPlan, seed: int, latents: Latents
+        self, grant: Grant, plan: GenerationPlan, seed: int, latents: Latents
     ) -> EncodedImage:
         """Returns the encoded picture of some latents."""
-        stub = self._stubs["postprocessing", address]
+        stub = self._stubs["postprocessing", grant.address]
         started_at = time.perf_counter()
         request = postprocessing_service_pb2.DecodeLatentsRequest(
             model_id=plan.model_id,
@@ -237,7 +242,7 @@ class Stages:
             ],
         )
         caller = self._callers["postprocessing"]
-        response = await caller.unary(stub.DecodeLatents, request)
+        response = await caller.unary(stub.DecodeLatents, request, _attributes(grant))
         return EncodedImage(
             content=response.content,
             mime_type=response.mime_type,
@@ -266,6 +271,18 @@ def _run(
     )
 
 
+def _attributes(grant: Grant) -> dict[str, str | int]:
+    """Returns where a call goes, for its span."""
+    host, _, port = grant.address.rpartition(":")
+    numbered = port.isdigit()
+    return {
+        telemetry.DEVICE: grant.device,
+        telemetry.LANE: grant.lane,
+        telemetry.SERVER_ADDRESS: host if numbered else grant.address,
+        **({telemetry.SERVER_PORT: int(port)} if numbered else {}),
+    }
+
+
 @contextmanager
 def _public_fields() -> Iterator[None]:
     """Renames the fields that a stage found bad to those of the public request."""
@@ -279,6 +296,11 @@ def _public_fields() -> Iterator[None]:
                 for v in error.violations
             ]
         ) from error
+
+
+def _latents(result: diffusion_service_pb2.DenoiseResult, started_at: float) -> Latents:
+    run = _run("diffusion", started_at, result.usage)
+    return Latents(result.latents, replace(run, batch_row_count=result.mean_batch_row_count))
 
 
 def _step(progress: diffusion_service_pb2.DenoiseProgress) -> DenoiseStep:

@@ -8,7 +8,7 @@ import sys
 import typer
 
 from ...services.runtime.errors import MeshError
-from . import build, doctor, generate, healthcheck, models, simulate, tools, up
+from . import build, doctor, generate, healthcheck, models, simulate, tools, trace, up
 from .console import fail
 
 app = typer.Typer(
@@ -27,6 +27,7 @@ app.command()(models.models)
 app.command()(build.build)
 app.command()(doctor.doctor)
 app.command()(simulate.simulate)
+app.add_typer(trace.app, name="trace")
 for tool in tools.TOOLS:
     # Its own --help answers, not ours.
     app.command(

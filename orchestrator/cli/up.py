@@ -57,6 +57,7 @@ def up(
         out.print(mesh_table(mesh.processes))
         out.print(f"logs in {logs}; Ctrl-C drains and stops the mesh", highlight=False)
         out.print('try: sangsang generate "a red heart on a blue background"', highlight=False)
+        out.print("then: sangsang trace show last", highlight=False)
         while not stop.wait(WATCH_INTERVAL_S):
             for end in mesh.supervise():
                 _tell(end, logs)

@@ -7,24 +7,13 @@ each has a colour of its own; with many, each stage has.
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from ..stage_colours import STAGE_COLOURS, STAGE_LABELS
 from .bounds import lower_bound
 from .replicas import Execution, Place
 from .simulation import Run
 
-STAGE_LABELS = {
-    "text_encoding": "text encoding",
-    "preprocessing": "preprocessing",
-    "diffusion": "diffusion",
-    "postprocessing": "postprocessing",
-}
 # Colours that are told apart in light and in dark, with white letters on them.
 REQUEST_COLOURS = ("#3b6fd4", "#c2571a", "#2f8f5b", "#a4439c", "#8a7a1f", "#b23a48", "#3d8a9c")
-STAGE_COLOURS = {
-    "text_encoding": "#2f8f5b",
-    "preprocessing": "#8a7a1f",
-    "diffusion": "#3b6fd4",
-    "postprocessing": "#c2571a",
-}
 
 
 @dataclass(frozen=True, slots=True)

@@ -50,7 +50,7 @@ class DenoiseJob:
         finish_reserve_s: how long before that its steps should have ended.
         tier: that it shares steps in.
         tenant: whom it is for.
-        trace: whatever the observer needs to link a step to this job, e.g. a span context.
+        trace: whatever the observer needs to link a step to this job: see `tracing.py`.
     """
 
     table: SamplerTable

@@ -21,7 +21,7 @@ from .jobs import Finished
 from .models import DiffusionModel
 from .settings import DiffusionSettings
 from .stepper import BatchStep
-from .tracing import BatchTracer
+from .tracing import BatchTracer, MemberTrace
 
 
 class DiffusionStage(ModelStage[DiffusionModel], services.DiffusionServiceServicer):
@@ -58,15 +58,19 @@ class DiffusionStage(ModelStage[DiffusionModel], services.DiffusionServiceServic
         model = self._find(request.model_id)
         span = trace.get_current_span()
         _note_request(span, request)
-        job = to_job(request, model.tables, model.limits, trace=span.get_span_context())
+        member = MemberTrace(span)
+        job = to_job(request, model.tables, model.limits, trace=member)
         unet = model.find(to_weights(request))
-        async with unet.loop.submit(job) as events:
-            async for event in events:
-                if isinstance(event, Finished):
-                    _note_usage(span, event)
-                    yield to_result(event, unet.engine)
-                else:
-                    yield to_progress(event)
+        try:
+            async with unet.loop.submit(job) as events:
+                async for event in events:
+                    if isinstance(event, Finished):
+                        _note_usage(span, event)
+                        yield to_result(event, unet.engine)
+                    else:
+                        yield to_progress(event)
+        finally:
+            member.link_steps()
 
     def add_to_server(self, server: grpc.aio.Server, telemetry: Telemetry) -> None:
         """Registers the service, and its engines over the Open Inference Protocol."""

@@ -1,15 +1,42 @@
-"""One span for each batch step, linked to the calls whose rows it ran.
+"""One span for each batch step, linked to the calls whose rows it ran, and they to it.
 
-A step belongs to many traces, so its span is a root of its own with a link to every member; most
-viewers follow links in one direction, so the member's span names its batches too, by row counts.
+A step belongs to many traces, so its span is a root of its own with a link to every member. Most
+viewers follow links in one direction only, so a member's span links its steps too: all at once when
+the call ends, for between two steps the device waits.
 """
 
 from opentelemetry import trace
-from opentelemetry.trace import Link, SpanKind, Status, StatusCode
+from opentelemetry.trace import Link, SpanContext, SpanKind
 
 from ..runtime import telemetry
 from ..runtime.engines.traced import engine_attributes
+from ..runtime.span_status import note_failure
 from .stepper import BatchStep
+
+
+class MemberTrace:
+    """What ties a call to its steps.
+
+    Attributes:
+        context: of the call's span.
+
+    Args:
+        span: of the call.
+    """
+
+    def __init__(self, span: trace.Span) -> None:
+        self._span = span
+        self._steps: list[SpanContext] = []
+        self.context = span.get_span_context()
+
+    def add_step(self, step: SpanContext) -> None:
+        """Notes a step; called on the engine's thread."""
+        self._steps.append(step)
+
+    def link_steps(self) -> None:
+        """Links the call's span to its steps; called once, before the span ends."""
+        for step in tuple(self._steps):
+            self._span.add_link(step)
 
 
 class BatchTracer:
@@ -20,10 +47,12 @@ class BatchTracer:
 
     def __call__(self, step: BatchStep) -> None:
         """Records a step that has just ended."""
+        # A job may come without one: from a test, or from whoever has the loop without the service.
+        members = [job.trace for job in step.jobs if isinstance(job.trace, MemberTrace)]
         links = [
-            Link(job.trace, {telemetry.STEP_INDEX: index})
+            Link(job.trace.context, {telemetry.STEP_INDEX: index, telemetry.TIER: job.tier})
             for job, index in zip(step.jobs, step.step_indices, strict=True)
-            if job.trace is not None and job.trace.is_valid
+            if isinstance(job.trace, MemberTrace) and job.trace.context.is_valid
         ]
         span = self._tracer.start_span(
             telemetry.SPAN_BATCH_STEP,
@@ -34,6 +63,8 @@ class BatchTracer:
                 telemetry.STAGE: "diffusion",
                 **engine_attributes(step.engine),
                 telemetry.BATCH_ROWS: step.row_count,
+                # The loop takes as many rows as there are; an engine that pads does so within.
+                telemetry.BATCH_PADDING: 0,
                 telemetry.QUEUE_SECONDS: step.queue_seconds,
                 telemetry.COMPUTE_SECONDS: (step.ended_ns - step.started_ns) / 1e9,
                 telemetry.BATCH_JOBS: len(step.jobs),
@@ -41,6 +72,7 @@ class BatchTracer:
             start_time=step.started_ns,
         )
         if step.error is not None:
-            span.set_attribute(telemetry.ERROR_TYPE, step.error.code.name)
-            span.set_status(Status(StatusCode.ERROR, step.error.code.name))
+            note_failure(span, step.error.code.name)
         span.end(end_time=step.ended_ns)
+        for member in members:
+            member.add_step(span.get_span_context())

@@ -4,8 +4,7 @@ The only place where a stub is called. What is left of the caller's deadline goe
 `traceparent` and the request's ID too, and a failure comes back as an error of `errors.py`.
 """
 
-import asyncio
-from collections.abc import AsyncGenerator, Callable, Iterator
+from collections.abc import AsyncGenerator, Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, cast
@@ -13,16 +12,19 @@ from typing import Any, cast
 import grpc
 import structlog
 from opentelemetry import trace
-from opentelemetry.trace import SpanKind, Status, StatusCode
+from opentelemetry.trace import SpanKind
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
+from opentelemetry.util.types import AttributeValue
 
 from . import telemetry
 from .deadlines import time_left
-from .errors import DeadlinePassed, MeshError
+from .errors import DeadlinePassed
 from .interceptors import REQUEST_ID_KEY
+from .span_status import OK, code_of, note_call_end
 from .status import from_rpc_error
 
 Metadata = tuple[tuple[str, str], ...]
+Attributes = Mapping[str, AttributeValue]
 
 
 def open_channel(address: str, *, max_message_bytes: int) -> grpc.aio.Channel:
@@ -52,37 +54,48 @@ class StageCaller:
     stage: str
     tracer: trace.Tracer
 
-    async def unary(self, method: Callable[..., Any], request: Any) -> Any:
+    async def unary(
+        self, method: Callable[..., Any], request: Any, attributes: Attributes | None = None
+    ) -> Any:
         """Returns the response of a unary method.
 
+        Args:
+            method: of a stub.
+            request: its request.
+            attributes: what else the span says of the call.
+
         Raises:
             MeshError: whatever the status of the call means.
         """
-        with self._span(method) as (timeout_s, metadata):
+        span, timeout_s, metadata = self._start(method, attributes)
+        with self._ending(span):
             return await method(request, timeout=timeout_s, metadata=metadata)
 
-    async def stream(self, method: Callable[..., Any], request: Any) -> AsyncGenerator[Any, None]:
+    async def stream(
+        self, method: Callable[..., Any], request: Any, attributes: Attributes | None = None
+    ) -> AsyncGenerator[Any, None]:
         """Yields the responses of a server-streaming method; closing it cancels the call.
+
+        Args:
+            method: of a stub.
+            request: its request.
+            attributes: what else the span says of the call.
 
         Raises:
             MeshError: whatever the status of the call means.
         """
-        span, timeout_s, metadata = self._start(method)
-        call = method(request, timeout=timeout_s, metadata=metadata)
-        try:
-            with self._ending(span):
+        span, timeout_s, metadata = self._start(method, attributes)
+        with self._ending(span):
+            call = method(request, timeout=timeout_s, metadata=metadata)
+            try:
                 async for response in call:
                     yield response
-        finally:
-            call.cancel()
+            finally:
+                call.cancel()
 
-    @contextmanager
-    def _span(self, method: Callable[..., Any]) -> Iterator[tuple[float | None, Metadata]]:
-        span, timeout_s, metadata = self._start(method)
-        with self._ending(span):
-            yield timeout_s, metadata
-
-    def _start(self, method: Callable[..., Any]) -> tuple[trace.Span, float | None, Metadata]:
+    def _start(
+        self, method: Callable[..., Any], further: Attributes | None
+    ) -> tuple[trace.Span, float | None, Metadata]:
         timeout_s = time_left()
         if timeout_s is not None and timeout_s <= 0:
             raise DeadlinePassed(f"no time left for {self.stage}", metadata={"stage": self.stage})
@@ -91,6 +104,7 @@ class StageCaller:
             telemetry.RPC_SYSTEM: "grpc",
             telemetry.RPC_METHOD: name,
             telemetry.STAGE: self.stage,
+            **(further or {}),
         }
         span = self.tracer.start_span(name, kind=SpanKind.CLIENT, attributes=attributes)
         carrier: dict[str, str] = {}
@@ -102,23 +116,17 @@ class StageCaller:
     @contextmanager
     def _ending(self, span: trace.Span) -> Iterator[None]:
         """Ends the span with the call's status; the span is never made the current one."""
-        code = "OK"
+        code = OK
         try:
             yield
         except grpc.aio.AioRpcError as error:
-            code = error.code().name
+            code = code_of(error)
             raise from_rpc_error(error, stage=self.stage) from error
-        except (asyncio.CancelledError, GeneratorExit):
-            code = "CANCELLED"
-            raise
-        except MeshError as error:
-            code = error.code.name
+        except BaseException as error:
+            code = code_of(error)
             raise
         finally:
-            span.set_attribute(telemetry.RPC_STATUS, code)
-            if code != "OK":
-                span.set_attribute(telemetry.ERROR_TYPE, code)
-                span.set_status(Status(StatusCode.ERROR, code))
+            note_call_end(span, code)
             span.end()
 
 

@@ -4,6 +4,8 @@
     ├── InvalidRequest      INVALID_ARGUMENT     bad fields, all of them at once
     │   └── RequestIdReused INVALID_ARGUMENT     the ID of another request
     ├── ModelNotFound       NOT_FOUND            no such model here
+    ├── TraceNotFound       NOT_FOUND            no such trace is kept
+    ├── TracesNotKept       FAILED_PRECONDITION  traces go elsewhere, or nobody makes any
     ├── ModelNotReady       FAILED_PRECONDITION  known, but not built or not loaded
     ├── RequestQuarantined  FAILED_PRECONDITION  stages died under it; not run again for a while
     ├── Overloaded          RESOURCE_EXHAUSTED   the queue is full; retry later
@@ -99,6 +101,20 @@ class ModelNotFound(MeshError):
             metadata={"model_id": model_id[:80], "models": shown},
         )
         self.model_id = model_id
+
+
+class TraceNotFound(MeshError):
+    """No trace or request of this ID is kept."""
+
+    code = grpc.StatusCode.NOT_FOUND
+    reason = "TRACE_NOT_FOUND"
+
+
+class TracesNotKept(MeshError):
+    """This mesh keeps no traces in memory."""
+
+    code = grpc.StatusCode.FAILED_PRECONDITION
+    reason = "TRACES_NOT_KEPT"
 
 
 class ModelNotReady(MeshError):

@@ -17,25 +17,29 @@ import structlog
 from google.protobuf.message import DecodeError
 from grpc_status import rpc_status
 from opentelemetry import trace
-from opentelemetry.trace import SpanKind, Status, StatusCode
+from opentelemetry.trace import SpanKind
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
 from . import telemetry
 from .deadlines import set_time_left
 from .errors import FieldViolation, InvalidRequest, MeshError, StageFailed
 from .running_calls import RunningCalls
+from .span_status import OK, cancel_code, note_call_end
 from .status import to_grpc_status, unknown_status
-
-# Both ends watch the deadline, and the caller's end may be the first to give up.
-_DEADLINE_SLACK_S = 0.05
 
 REQUEST_ID_KEY = "sangsang-request-id"
 
 Context: TypeAlias = "grpc.aio.ServicerContext[Any, Any]"
 
 Parser: TypeAlias = Callable[[bytes], Any] | None
+Writer: TypeAlias = Callable[[Any], bytes] | None
 
-_UNTRACED = ("/grpc.health.", "/grpc.reflection.")
+# Not even logged: they come all the time, and taking a span must not make another one.
+_UNTRACED = ("/grpc.health.", "/grpc.reflection.", "/opentelemetry.proto.collector.")
+# Who looks at traces does not want to find himself there.
+_UNRECORDED = ("/sangsang.tracing.",)
+_nothing = trace.NoOpTracer()
+_codes = {code.value[0]: code.name for code in grpc.StatusCode}
 _log = structlog.get_logger()
 
 
@@ -66,22 +70,30 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
             return handler
         write = handler.response_serializer
         if handler.request_streaming:
-            both: Any = self._stream(handler.stream_stream, method, None)
+            both: Any = self._stream(handler.stream_stream, method, None, write)
             read = handler.request_deserializer
-            return grpc.stream_stream_rpc_method_handler(both, read, write)
-        # Requests are parsed below: grpc.aio would answer unreadable bytes with UNKNOWN.
+            return grpc.stream_stream_rpc_method_handler(both, read, None)
+        # Requests are parsed below: grpc.aio would answer unreadable bytes with UNKNOWN. Answers
+        # are written there too, which tells their size for nothing.
         parse = handler.request_deserializer
         if handler.response_streaming:
-            stream: Any = self._stream(handler.unary_stream, method, parse)
-            return grpc.unary_stream_rpc_method_handler(stream, None, write)
-        unary: Any = self._unary(handler.unary_unary, method, parse)
-        return grpc.unary_unary_rpc_method_handler(unary, None, write)
+            stream: Any = self._stream(handler.unary_stream, method, parse, write)
+            return grpc.unary_stream_rpc_method_handler(stream, None, None)
+        unary: Any = self._unary(handler.unary_unary, method, parse, write)
+        return grpc.unary_unary_rpc_method_handler(unary, None, None)
 
     def _unary(
-        self, behaviour: Callable[[Any, Context], Awaitable[Any]], method: str, parse: Parser
+        self,
+        behaviour: Callable[[Any, Context], Awaitable[Any]],
+        method: str,
+        parse: Parser,
+        write: Writer,
     ) -> Callable[[Any, Context], Awaitable[Any]]:
         async def answer(request: Any, context: Context) -> Any:
-            return await behaviour(_parsed(request, parse), context)
+            _note_bytes(telemetry.REQUEST_BYTES, request)
+            response = _written(await behaviour(_parsed(request, parse), context), write)
+            _note_bytes(telemetry.RESPONSE_BYTES, response)
+            return response
 
         async def unary(request: Any, context: Context) -> Any:
             return await self._observed(answer(request, context), context, method)
@@ -89,13 +101,23 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
         return unary
 
     def _stream(
-        self, behaviour: Callable[[Any, Context], AsyncIterator[Any]], method: str, parse: Parser
+        self,
+        behaviour: Callable[[Any, Context], AsyncIterator[Any]],
+        method: str,
+        parse: Parser,
+        write: Writer,
     ) -> Callable[[Any, Context], Awaitable[None]]:
         async def write_all(request: Any, context: Context) -> None:
-            responses = cast(Any, behaviour(_parsed(request, parse), context))
-            async with aclosing(responses):
-                async for response in responses:
-                    await context.write(response)
+            _note_bytes(telemetry.REQUEST_BYTES, request)
+            responses, size_bytes = cast(Any, behaviour(_parsed(request, parse), context)), 0
+            try:
+                async with aclosing(responses):
+                    async for response in responses:
+                        data = _written(response, write)
+                        size_bytes += len(data)
+                        await context.write(data)
+            finally:
+                trace.get_current_span().set_attribute(telemetry.RESPONSE_BYTES, size_bytes)
 
         async def stream(request: Any, context: Context) -> None:
             await self._observed(write_all(request, context), context, method)
@@ -109,7 +131,8 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
         structlog.contextvars.bind_contextvars(request_id=metadata.get(REQUEST_ID_KEY, ""))
         parent = TraceContextTextMapPropagator().extract(metadata)
         attributes = {telemetry.RPC_SYSTEM: "grpc", telemetry.RPC_METHOD: method.lstrip("/")}
-        with self._tracer.start_as_current_span(
+        tracer = _nothing if method.startswith(_UNRECORDED) else self._tracer
+        with tracer.start_as_current_span(
             method.lstrip("/"),
             context=parent,
             kind=SpanKind.SERVER,
@@ -124,30 +147,26 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
     ) -> Any:
         """Returns the result of `work`, or ends the call with the status of its error."""
         started_at = time.perf_counter()
-        code = "OK"
+        code = OK
         try:
             return await work
         except asyncio.CancelledError:
-            remaining = context.time_remaining()
-            late = remaining is not None and remaining <= _DEADLINE_SLACK_S
-            code = "DEADLINE_EXCEEDED" if late else "CANCELLED"
+            code = cancel_code(context.time_remaining())
             raise
         except grpc.aio.AbortError:
-            code = "UNKNOWN"
+            # The handler has given the call a status of its own.
+            code = _codes.get(cast(Any, context).code(), "UNKNOWN")
             raise
         except MeshError as error:
             code = error.code.name
             await self._abort_known(error, context)
         except Exception:
-            code = "INTERNAL"
+            code = grpc.StatusCode.INTERNAL.name
             _log.exception("call_crashed", method=method)
             status = unknown_status(request_id=_bound_request_id())
             await context.abort_with_status(cast(Any, rpc_status.to_status(status)))
         finally:
-            span.set_attribute(telemetry.RPC_STATUS, code)
-            if code != "OK":
-                span.set_attribute(telemetry.ERROR_TYPE, code)
-                span.set_status(Status(StatusCode.ERROR, code))
+            note_call_end(span, code)
             duration_ms = round((time.perf_counter() - started_at) * 1000, 1)
             _log.info("call_finished", method=method, code=code, duration_ms=duration_ms)
 
@@ -167,6 +186,17 @@ def _parsed(request: Any, parse: Parser) -> Any:
         return parse(request)
     except DecodeError as error:
         raise InvalidRequest([FieldViolation("", "the bytes are not this message")]) from error
+
+
+def _written(response: Any, write: Writer) -> Any:
+    """Returns the bytes of a response; the response itself where there is no serializer."""
+    return response if write is None else write(response)
+
+
+def _note_bytes(name: str, data: Any) -> None:
+    """Notes how large a message is, where it is bytes: those of a stream come one by one."""
+    if isinstance(data, bytes):
+        trace.get_current_span().set_attribute(name, len(data))
 
 
 def _bound_request_id() -> str:

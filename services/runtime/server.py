@@ -83,7 +83,8 @@ class ServiceHost:
     ) -> None:
         self._service = service
         self._settings = settings
-        self._telemetry = telemetry or Telemetry.to_collector(service.name, settings.otlp_endpoint)
+        collector = settings.otlp_endpoint if settings.tracing else ""
+        self._telemetry = telemetry or Telemetry.to_collector(service.name, collector)
         self._health = health_aio.HealthServicer()
         self._calls = RunningCalls()
         self._server: grpc.aio.Server | None = None

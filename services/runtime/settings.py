@@ -13,6 +13,12 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 from .watchdog import HangLimits
 
 MEBIBYTE = 1024 * 1024
+# Where the address of a collector may be found, the first that is set.
+OTLP_VARIABLES = (
+    "SANGSANG_OTLP_ENDPOINT",
+    "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT",
+    "OTEL_EXPORTER_OTLP_ENDPOINT",
+)
 
 
 class ProcessSettings(BaseSettings):
@@ -53,9 +59,12 @@ class ProcessSettings(BaseSettings):
     log_format: Literal["auto", "json", "console"] = "auto"
     """Form of a log line; `auto` is console on a terminal and JSON elsewhere."""
 
+    tracing: bool = True
+    """Whether calls are traced: for the collector or, without one, in the orchestrator's memory."""
+
     otlp_endpoint: str = Field(
         default="",
-        validation_alias=AliasChoices("SANGSANG_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_ENDPOINT"),
+        validation_alias=AliasChoices(*OTLP_VARIABLES),
     )
     """OTLP collector that gets the traces, e.g. `http://localhost:4317`; empty for none."""
 

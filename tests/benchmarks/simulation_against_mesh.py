@@ -153,9 +153,15 @@ class Client:
 
 
 @contextmanager
-def timed_mesh(case: Case, cache_dir: Path) -> Iterator[LocalMesh]:
+def timed_mesh(
+    case: Case,
+    cache_dir: Path,
+    *,
+    name: str = "simulation",
+    environment: Mapping[str, str] | None = None,
+) -> Iterator[LocalMesh]:
     """A mesh of timed engines: each device has one replica of every stage."""
-    names = [f"simulation-{os.getpid()}-{number}" for number in range(case.device_count)]
+    names = [f"{name}-{os.getpid()}-{number}" for number in range(case.device_count)]
     try:
         with LocalMesh(
             [MODEL],
@@ -168,13 +174,14 @@ def timed_mesh(case: Case, cache_dir: Path) -> Iterator[LocalMesh]:
                 "SANGSANG_MAX_QUEUED_REQUESTS": str(MOST_WAITING),
                 "SANGSANG_MAX_QUEUED_S": "3600",
                 "SANGSANG_LOG_LEVEL": "error",
+                **(environment or {}),
             },
             device_environment=lambda number: {"SANGSANG_TIMED_DEVICE": names[number]},
         ) as mesh:
             yield mesh
     finally:
-        for name in names:
-            device_path(name).unlink(missing_ok=True)
+        for one in names:
+            device_path(one).unlink(missing_ok=True)
 
 
 async def live(address: str, case: Case, times: ModelTimes, repeats: int) -> tuple[Overheads, Seen]:

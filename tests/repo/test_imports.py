@@ -21,7 +21,7 @@ def may_import(area: str) -> set[str]:
         return {"runtime", "kernels", "imaging", "stages"}
     if area in STAGES:
         return {area, "runtime", "kernels", "stages"}
-    return {"orchestrator", "runtime", "imaging", "stages"}
+    return {"orchestrator", "runtime", "imaging", "stages", "tracing"}
 
 
 def imported_areas(file: Path) -> set[str]:

@@ -15,6 +15,7 @@ SOURCES = (
     "orchestrator",
     "protos/gen/sangsang/imaging",
     "protos/gen/sangsang/stages",
+    "protos/gen/sangsang/tracing",
 )
 
 
@@ -32,7 +33,7 @@ def test_every_folder_with_code_is_listed():
     }
     listed = set(PROJECT["tool"]["setuptools"]["packages"])
     # The parents of generated code hold no file of their own.
-    assert listed - {"sangsang.imaging", "sangsang.stages"} == with_code
+    assert listed - {"sangsang.imaging", "sangsang.stages", "sangsang.tracing"} == with_code
 
 
 def test_no_init_where_the_namespace_begins():

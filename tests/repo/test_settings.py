@@ -4,7 +4,7 @@ import pytest
 from pydantic import ValidationError
 from settings_table import FILE, SECTIONS, settings_page, variables
 
-from sangsang.services.runtime.settings import ProcessSettings
+from sangsang.services.runtime.settings import OTLP_VARIABLES, ProcessSettings
 
 
 def test_the_page_is_not_stale():
@@ -32,8 +32,8 @@ def test_every_variable_is_read(kind, monkeypatch):
             assert name.lower() in str(refused.value.errors()[0]["loc"]).lower()
 
 
-@pytest.mark.parametrize("variable", ["SANGSANG_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_ENDPOINT"])
-def test_the_collector_has_a_name_of_its_own_and_the_standard_one(variable, monkeypatch):
+@pytest.mark.parametrize("variable", OTLP_VARIABLES)
+def test_the_collector_has_a_name_of_its_own_and_the_standard_ones(variable, monkeypatch):
     monkeypatch.setenv(variable, "http://localhost:4317")
     assert ProcessSettings().otlp_endpoint == "http://localhost:4317"
 

@@ -3,7 +3,7 @@
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 
-from opentelemetry.sdk.trace import ReadableSpan
+from opentelemetry.sdk.trace import ReadableSpan, SpanProcessor
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
@@ -12,14 +12,31 @@ from sangsang.services.runtime.settings import ProcessSettings
 from sangsang.services.runtime.telemetry import Telemetry
 
 
+class _Started(SpanProcessor):
+    """Knows the spans that have begun."""
+
+    def __init__(self) -> None:
+        self.names: list[str] = []
+
+    def on_start(self, span, parent_context=None) -> None:
+        self.names.append(span.name)
+
+
 class Spans:
     """The spans that hosted services have ended."""
 
     def __init__(self) -> None:
         self.exporter = InMemorySpanExporter()
+        self._started = _Started()
 
     def telemetry(self, service: str) -> Telemetry:
-        return Telemetry(service, processors=(SimpleSpanProcessor(self.exporter),))
+        processors = (self._started, SimpleSpanProcessor(self.exporter))
+        return Telemetry(service, processors=processors)
+
+    @property
+    def started(self) -> Sequence[str]:
+        """Names of the spans that have begun, whether they have ended or not."""
+        return self._started.names
 
     @property
     def ended(self) -> Sequence[ReadableSpan]:

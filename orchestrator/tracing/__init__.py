@@ -1,0 +1,1 @@
+"""The last traces, kept in memory, and what they show: see README.md."""
