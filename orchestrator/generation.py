@@ -83,6 +83,8 @@ class Generator:
         """
         entered_s, deadline = time.monotonic(), current_deadline()
         ticket = self._admit(plan, entered_s)
+        if self._metrics is not None:
+            self._metrics.note_admission(plan)
         task = asyncio.create_task(self._generate(plan, ticket, feed))
 
         def leave(task: "asyncio.Task[GenerationResult]") -> None:

@@ -47,6 +47,7 @@ class RequestMetrics:
     """
 
     def __init__(self, metrics: Metrics, backlog: Backlog) -> None:
+        self._admissions = metrics.counter(declarations.ADMISSIONS)
         self._refusals = metrics.counter(declarations.REFUSALS)
         self._seconds = metrics.histogram(declarations.REQUEST_SECONDS)
         self._pictures = metrics.counter(declarations.PICTURES)
@@ -55,6 +56,7 @@ class RequestMetrics:
         self._misses = metrics.counter(declarations.DEADLINE_MISSES)
         # There from the start: the first of a series that appears with it is in nobody's rate.
         for tier in TIERS:
+            self._admissions.labels(tier)
             self._in_time.labels(tier)
             for refusal in _REFUSALS:
                 self._refusals.labels(tier, refusal.reason)
@@ -69,6 +71,10 @@ class RequestMetrics:
             # A copy: the metrics are fetched on a thread.
             lambda: {(tier,): seconds for tier, seconds in backlog.tier_seconds.copy().items()},
         )
+
+    def note_admission(self, plan: GenerationPlan) -> None:
+        """Notes that a request was let in; `note_end` follows."""
+        self._admissions.labels(plan.tier).inc()
 
     def note_refusal(self, plan: GenerationPlan, error: MeshError) -> None:
         """Notes that a request was not let in."""

@@ -14,6 +14,9 @@ from .scheduling.work import HEAVY_STAGE, STAGES, StageName
 from .tenants import TenantLimits
 
 DEFAULT_PORT = 50050
+# Where exporters for Prometheus listen by OpenTelemetry's custom; for a mesh that is started as a
+# whole, for a process of its own serves metrics only if it is told to.
+DEFAULT_METRICS_PORT = 9464
 
 
 class OrchestratorSettings(ProcessSettings):

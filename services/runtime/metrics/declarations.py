@@ -138,6 +138,7 @@ ADMISSION_WAIT_SECONDS = _histogram(
     "Wait of a picture from its arrival until its first call has a lane.",
     "tier",
 )
+ADMISSIONS = _counter("sangsang_admissions_total", "Requests that were let in.", "tier")
 REFUSALS = _counter(
     "sangsang_refusals_total",
     "Sound requests that were not let in, by the reason that their callers were told.",
