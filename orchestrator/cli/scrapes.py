@@ -4,6 +4,7 @@ import http.client
 import time
 from collections import defaultdict, deque
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from typing import TypeAlias
 
@@ -201,16 +202,13 @@ class MeshWatch:
 
 def _fetch(address: str) -> Scrape | None:
     """Returns what an endpoint says; None if it says nothing, or nothing of this mesh."""
-    connection = http.client.HTTPConnection(address, timeout=TIMEOUT_S)
     try:
-        connection.request("GET", "/metrics")
-        response = connection.getresponse()
-        text = response.read().decode()
+        with closing(http.client.HTTPConnection(address, timeout=TIMEOUT_S)) as connection:
+            connection.request("GET", "/metrics")
+            text = connection.getresponse().read().decode()
         scrape = Scrape.parse(text, time.time())
     except (OSError, ValueError, http.client.HTTPException):
         return None
-    finally:
-        connection.close()
     return scrape if scrape.started_s is not None else None
 
 
