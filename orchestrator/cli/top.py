@@ -57,7 +57,8 @@ def top(
     window = watch.look()
     if not window.ends:
         raise typer.Exit(fail(_nobody(watch.silent)))
-    if once:
+    # A file or a pipe is no screen to draw on again and again.
+    if once or not out.is_terminal:
         out.print(frame(window, watch.silent))
         return
     try:

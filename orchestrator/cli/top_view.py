@@ -63,6 +63,8 @@ def _head(window: Window, silent: Sequence[str]) -> Text:
 
 
 def _stretch(window: Window) -> str:
+    if not window.ends:
+        return "nobody answers"
     if window.since_start:
         return f"since the start, {span(window.seconds)} ago"
     return f"over the last {span(window.seconds)}"

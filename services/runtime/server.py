@@ -149,7 +149,9 @@ class ServiceHost:
         """Serves the metrics, if they are wanted; does without them if it cannot."""
         if self._metrics is None:
             return
-        host, port = self._settings.metrics_host or self._settings.host, self._settings.metrics_port
+        settings = self._settings
+        # gRPC has an IPv6 address in brackets, and HTTP servers have it without.
+        host, port = (settings.metrics_host or settings.host).strip("[]"), settings.metrics_port
         try:
             await self._metrics.serve(host, port)
         except OSError as error:
