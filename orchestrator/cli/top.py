@@ -8,7 +8,7 @@ from rich.live import Live
 
 from ..settings import DEFAULT_METRICS_PORT
 from .console import fail, out
-from .scrapes import MeshWatch
+from .top_scrapes import MeshWatch
 from .top_view import frame
 
 DEFAULT_METRICS = f"127.0.0.1:{DEFAULT_METRICS_PORT}"

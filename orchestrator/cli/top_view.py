@@ -11,8 +11,19 @@ from rich.text import Text
 from ...services.runtime.metrics import declarations as declared
 from ..plan import TIERS
 from ..scheduling.work import HEAVY_STAGE, STAGES
-from .cells import STAGE_COLOURS, bar, count, duration, nothing, percent, rate, span, table, words
-from .scrapes import Window
+from .top_cells import (
+    STAGE_COLOURS,
+    bar,
+    count,
+    duration,
+    nothing,
+    percent,
+    rate,
+    span,
+    table,
+    words,
+)
+from .top_scrapes import Window
 
 _LANE_CELLS = 16
 _FILL_CELLS = 8

@@ -8,7 +8,7 @@ from scraping import free_ports
 from typer.testing import CliRunner
 
 from sangsang.orchestrator.cli import app, top
-from sangsang.orchestrator.cli.scrapes import MeshWatch, Scrape, Window
+from sangsang.orchestrator.cli.top_scrapes import MeshWatch, Scrape, Window
 from sangsang.orchestrator.cli.top_view import frame
 from sangsang.services.runtime.metrics import declarations
 from sangsang.services.runtime.metrics.registry import Metrics
