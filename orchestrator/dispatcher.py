@@ -9,10 +9,39 @@ import time
 from collections import defaultdict
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
+from typing import Protocol
 
 from ..services.runtime.errors import StageUnavailable
 from .scheduling.scheduler import Scheduler
-from .scheduling.work import Grant, Picture, StageName, Task, Ticket, Work
+from .scheduling.work import Grant, Phase, Picture, StageName, Task, Ticket, Work
+
+
+class LaneObserver(Protocol):
+    """Is told of every call that waits for a lane and gets it, on the event loop."""
+
+    def queued(self, task: Task) -> None:
+        """A call waits from now on."""
+        ...
+
+    def unqueued(self, task: Task) -> None:
+        """It waits no more, whether it has a lane or has left."""
+        ...
+
+    def waited(self, task: Task, seconds: float, *, first: bool) -> None:
+        """It has waited so long for its lane; within its caller's span."""
+        ...
+
+    def taken(self, grant: Grant) -> None:
+        """It has its lane."""
+        ...
+
+    def left(self, grant: Grant) -> None:
+        """It has left it."""
+        ...
+
+    def called(self, grant: Grant, seconds: float) -> None:
+        """It had an answer after so long in its lane; within its caller's span."""
+        ...
 
 
 class Dispatcher:
@@ -25,6 +54,7 @@ class Dispatcher:
         scheduler: the policy.
         absence_s: how long a call waits for a replica to come back when none takes calls.
         clock: seconds; deadlines are on it.
+        observer: is told of lanes; None for nobody.
     """
 
     def __init__(
@@ -33,10 +63,12 @@ class Dispatcher:
         *,
         absence_s: float = 5.0,
         clock: Callable[[], float] = time.monotonic,
+        observer: LaneObserver | None = None,
     ) -> None:
         self.scheduler = scheduler
         self._absence_s = absence_s
         self._clock = clock
+        self._observer = observer
         self._waiting: dict[Task, asyncio.Future[Grant]] = {}
         # Since when a stage has had no replica that takes calls.
         self._absent_since_s: dict[StageName, float] = {}
@@ -77,11 +109,14 @@ class Dispatcher:
         Raises:
             StageUnavailable: no replica that it may go to takes calls.
         """
-        grant = await self._wait(Task(picture, stage, excluded))
+        grant = await self._wait_observed(Task(picture, stage, excluded))
+        granted_s = self._clock()
         try:
             yield grant
+            if self._observer is not None:
+                self._observer.called(grant, self._clock() - granted_s)
         finally:
-            self.scheduler.release(grant)
+            self._release(grant)
             self._dispatch()
 
     def has_replica(self, stage: StageName, besides: frozenset[str]) -> bool:
@@ -129,6 +164,19 @@ class Dispatcher:
         finally:
             listeners.discard(listener)
 
+    async def _wait_observed(self, task: Task) -> Grant:
+        observer = self._observer
+        if observer is None:
+            return await self._wait(task)
+        queued_s, first = self._clock(), task.picture.phase is Phase.WAITING
+        observer.queued(task)
+        try:
+            grant = await self._wait(task)
+        finally:
+            observer.unqueued(task)
+        observer.waited(task, self._clock() - queued_s, first=first)
+        return grant
+
     async def _wait(self, task: Task) -> Grant:
         if not self.scheduler.knows_replica(task.stage, task.excluded):
             raise _unavailable(task.stage)
@@ -143,7 +191,7 @@ class Dispatcher:
         except asyncio.CancelledError:
             if turn.done() and not turn.cancelled() and turn.exception() is None:
                 # It was granted in the same moment: others may have it.
-                self.scheduler.release(turn.result())
+                self._release(turn.result())
                 self._dispatch()
             elif self._waiting.pop(task, None) is not None:
                 self.scheduler.withdraw(task)
@@ -156,11 +204,18 @@ class Dispatcher:
         while grants := self.scheduler.dispatch(self._clock()):
             for grant in grants:
                 turn = self._waiting.pop(grant.task)
+                if self._observer is not None:
+                    self._observer.taken(grant)
                 if turn.cancelled():
                     # Its caller has left in this very moment: others may have it.
-                    self.scheduler.release(grant)
+                    self._release(grant)
                 else:
                     turn.set_result(grant)
+
+    def _release(self, grant: Grant) -> None:
+        self.scheduler.release(grant)
+        if self._observer is not None:
+            self._observer.left(grant)
 
     def _fail_stranded_later(self) -> None:
         asyncio.get_running_loop().call_later(self._absence_s, self._fail_stranded)

@@ -7,13 +7,15 @@ from dataclasses import dataclass
 from opentelemetry import trace
 
 from ..services.runtime import telemetry
-from ..services.runtime.deadlines import time_left
+from ..services.runtime.deadlines import current_deadline, time_left
+from ..services.runtime.errors import MeshError
 from ..services.runtime.span_status import work_span
 from .dispatcher import Dispatcher
 from .picture_run import PictureRun
 from .pipeline import Picture, generate_picture
 from .plan import GenerationPlan
 from .progress import ProgressFeed
+from .request_metrics import RequestMetrics
 from .scheduling.work import HEAVY_STAGE, Ticket, Work
 from .stages import Stages
 from .suspects import Suspects
@@ -42,6 +44,7 @@ class Generator:
         tenants: their limits.
         suspects: specs that stages died under.
         tracer: makes the spans.
+        metrics: counts requests; None for nobody who asks.
     """
 
     def __init__(
@@ -51,8 +54,10 @@ class Generator:
         tenants: Tenants,
         suspects: Suspects,
         tracer: trace.Tracer,
+        metrics: RequestMetrics | None = None,
     ) -> None:
         self._stages = stages
+        self._metrics = metrics
         self._tracer = tracer
         self.dispatcher = dispatcher
         self._tenants = tenants
@@ -77,14 +82,10 @@ class Generator:
             DeadlineTooShort: it cannot be done in its time.
             StageUnavailable: a stage has been away for too long.
         """
-        self._suspects.check(plan.fingerprint)
-        entered_s = time.monotonic()
-        self._tenants.enter(plan.tenant, entered_s)
-        try:
-            ticket = self.dispatcher.admit(_work(plan))
-        except BaseException:
-            self._tenants.leave(plan.tenant, entered_s, entered_s, ran=False)
-            raise
+        entered_s, deadline = time.monotonic(), current_deadline()
+        ticket = self._admit(plan, entered_s)
+        if self._metrics is not None:
+            self._metrics.note_admission(plan)
         task = asyncio.create_task(self._generate(plan, ticket, feed))
 
         def leave(task: "asyncio.Task[GenerationResult]") -> None:
@@ -94,10 +95,27 @@ class Generator:
             self._tenants.leave(plan.tenant, entered_s, time.monotonic(), ran=finished)
             if finished:
                 self._suspects.forgive(plan.fingerprint)
+            if self._metrics is not None:
+                self._metrics.note_end(plan, ticket, deadline, feed, task)
             feed.end()
 
         task.add_done_callback(leave)
         return task
+
+    def _admit(self, plan: GenerationPlan, entered_s: float) -> Ticket:
+        """Returns the ticket of a request that may come in; see `start`."""
+        try:
+            self._suspects.check(plan.fingerprint)
+            self._tenants.enter(plan.tenant, entered_s)
+            try:
+                return self.dispatcher.admit(_work(plan))
+            except BaseException:
+                self._tenants.leave(plan.tenant, entered_s, entered_s, ran=False)
+                raise
+        except MeshError as refusal:
+            if self._metrics is not None:
+                self._metrics.note_refusal(plan, refusal)
+            raise
 
     async def _generate(
         self, plan: GenerationPlan, ticket: Ticket, feed: ProgressFeed

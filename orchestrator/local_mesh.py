@@ -77,6 +77,8 @@ class LocalMesh:
         replicas: how many of each stage; one of those that are not named. Each diffusion replica
             is a device.
         port_base: port of the orchestrator; the others take the next ones. 0 takes free ones.
+        metrics_port: port of the orchestrator's metrics; those of the others take the next ones.
+            0 serves none. They are served on loopback alone.
         log_dir: where each process writes its log; None leaves them on this process's stderr.
         environment: further variables for the children.
         device_environment: variables for the stage replicas of one device, by its number from 0.
@@ -91,6 +93,7 @@ class LocalMesh:
         cache_dir: Path,
         replicas: Mapping[str, int] | None = None,
         port_base: int = 0,
+        metrics_port: int = 0,
         log_dir: Path | None = None,
         environment: Mapping[str, str] | None = None,
         device_environment: Callable[[int], Mapping[str, str]] = lambda _: {},
@@ -101,6 +104,9 @@ class LocalMesh:
         free = _free_ports(len(names))
         ports = [port_base + i for i in range(len(names))] if port_base else free
         self._ports: dict[str, int] = dict(zip(names, ports, strict=True))
+        self._metrics_ports = {
+            name: metrics_port + i if metrics_port else 0 for i, name in enumerate(names)
+        }
         self._log_dir = log_dir
         self._on_ready = on_ready
         self._device_environment = device_environment
@@ -112,6 +118,7 @@ class LocalMesh:
             **os.environ,  # children keep PATH and the like; settings are the SANGSANG_ ones
             "SANGSANG_MODELS": ":".join(str(path.resolve()) for path in models),
             "SANGSANG_CACHE_DIR": str(cache_dir),
+            "SANGSANG_METRICS_HOST": LOOPBACK,
             **{f"SANGSANG_{stage.upper()}_ADDRESS": self._addresses(stage) for stage in STAGES},
             **(environment or {}),
         }
@@ -127,6 +134,10 @@ class LocalMesh:
         if any(self._environment.get(name) for name in OTLP_VARIABLES):
             return {}
         return {"SANGSANG_OTLP_ENDPOINT": f"http://{self.address}"}
+
+    def metrics_address(self, name: str) -> str:
+        """Returns `host:port` of a process's metrics; its port is 0 if it serves none."""
+        return f"{LOOPBACK}:{self._metrics_ports[name]}"
 
     def stage_address(self, name: str) -> str:
         """Returns `host:port` of a stage's replica, e.g. `diffusion` or `diffusion-2`."""
@@ -203,6 +214,7 @@ class LocalMesh:
                     **(self._device_environment(_number(name)) if served else {}),
                     **(self._collector if served else {}),
                     "SANGSANG_PORT": str(self._ports[name]),
+                    "SANGSANG_METRICS_PORT": str(self._metrics_ports[name]),
                 },
                 stdin=subprocess.DEVNULL,
                 stdout=log,

@@ -1,9 +1,10 @@
 """A checked request: every default filled in, every limit held."""
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
 TierName = Literal["free", "pro"]
+TIERS: tuple[TierName, ...] = get_args(TierName)
 
 # The tenant of a call that names none.
 ANONYMOUS = "anonymous"

@@ -6,7 +6,7 @@ begins with where things are.
 """
 
 import asyncio
-from collections.abc import AsyncGenerator, Iterable, Iterator
+from collections.abc import AsyncGenerator, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from .pipeline import Picture
@@ -40,6 +40,11 @@ class ProgressFeed:
             feed.add_picture(picture)
         feed.end()
         return feed
+
+    @property
+    def pictures(self) -> Sequence[Picture]:
+        """The finished pictures so far."""
+        return self._pictures
 
     def add_step(self, index: int, step: DenoiseStep) -> None:
         """Replaces the progress of a picture; its newest preview stays until a newer one."""

@@ -27,6 +27,9 @@ _log = structlog.get_logger()
 class ReplicaHealth:
     """Watches replicas until it is closed.
 
+    Attributes:
+        loss_counts: by stage, how often one of its replicas ceased to take calls.
+
     Args:
         channels: of the replicas.
         on_change: told when one begins or ceases to take calls; each begins as one that does.
@@ -46,6 +49,15 @@ class ReplicaHealth:
         self._answers = dict.fromkeys(channels, True)
         self._usable = dict.fromkeys(channels, True)
         self._tasks: list[asyncio.Task[None]] = []
+        self.loss_counts: dict[StageName, int] = {stage: 0 for stage, _ in channels}
+
+    @property
+    def usable_counts(self) -> Mapping[StageName, int]:
+        """By stage, its replicas that take calls."""
+        counts = {stage: 0 for stage, _ in self._usable}
+        for (stage, _), usable in self._usable.items():
+            counts[stage] += usable
+        return counts
 
     def start(self) -> None:
         """Begins to watch."""
@@ -95,6 +107,7 @@ class ReplicaHealth:
         if usable:
             _log.info("replica_back", stage=stage, address=address)
         else:
+            self.loss_counts[stage] += 1
             answers = self._answers[replica]
             _log.warning("replica_gone", stage=stage, address=address, answers=answers)
         self._on_change(stage, address, usable)

@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import grpc
@@ -14,17 +14,23 @@ from sangsang.imaging.v1 import image_generation_service_pb2_grpc as imaging_grp
 from sangsang.tracing.v1alpha1 import trace_inspection_service_pb2 as tracing
 
 from ..services.runtime.errors import StageUnavailable
+from ..services.runtime.metrics import declarations
+from ..services.runtime.metrics.registry import Metrics
 from ..services.runtime.telemetry import Telemetry
 from .catalogue import open_catalogue
 from .dispatcher import Dispatcher
 from .gateway import ImageGenerationGateway
 from .generation import Generator
+from .lane_metrics import LaneMetrics
+from .plan import TIERS
 from .profiles import read_profiles
 from .quarantine import Quarantine
 from .replica_health import ReplicaHealth
+from .request_metrics import RequestMetrics
 from .scheduling.admission import AdmissionLimits
 from .scheduling.costs import Costs
 from .scheduling.scheduler import Policy, Scheduler
+from .scheduling.work import StageName
 from .settings import OrchestratorSettings
 from .stages import Stages
 from .suspects import Suspects
@@ -49,6 +55,11 @@ class OrchestratorService:
         self._health: ReplicaHealth | None = None
         self._gateway: ImageGenerationGateway | None = None
         self._catalogue = open_catalogue(settings.models, settings.cache_dir)
+        self._metrics: Metrics | None = None
+
+    def measure(self, metrics: Metrics) -> None:
+        """Counts its requests, lanes and replicas."""
+        self._metrics = metrics
 
     def add_to_server(self, server: grpc.aio.Server, telemetry: Telemetry) -> None:
         """Registers the gateway."""
@@ -56,7 +67,7 @@ class OrchestratorService:
         self._stages = Stages(
             settings.addresses, telemetry.tracer, max_message_bytes=settings.max_message_bytes
         )
-        dispatcher = make_dispatcher(settings)
+        dispatcher = make_dispatcher(settings, self._metrics)
         self._health = ReplicaHealth(
             self._stages.channels,
             on_change=lambda stage, address, usable: dispatcher.set_usable(
@@ -68,7 +79,12 @@ class OrchestratorService:
             Quarantine(death_limit=settings.quarantine_deaths, duration_s=settings.quarantine_s)
         )
         generator = Generator(
-            self._stages, dispatcher, Tenants(settings.tenant_limits), suspects, telemetry.tracer
+            self._stages,
+            dispatcher,
+            Tenants(settings.tenant_limits),
+            suspects,
+            telemetry.tracer,
+            _request_metrics(self._metrics, dispatcher, self._health),
         )
         self._gateway = ImageGenerationGateway(
             self._catalogue,
@@ -107,8 +123,23 @@ class OrchestratorService:
             await self._stages.close()
 
 
-def make_dispatcher(settings: OrchestratorSettings) -> Dispatcher:
-    """Returns what gives lanes, over the devices of the settings."""
+def _request_metrics(
+    metrics: Metrics | None, dispatcher: Dispatcher, health: ReplicaHealth
+) -> RequestMetrics | None:
+    """Returns what counts requests, if somebody asks; has replicas counted too."""
+    if metrics is None:
+        return None
+    metrics.read(declarations.REPLICAS, lambda: _by_stage(health.usable_counts))
+    metrics.read(declarations.REPLICA_LOSSES, lambda: _by_stage(health.loss_counts))
+    return RequestMetrics(metrics, dispatcher.scheduler.backlog)
+
+
+def _by_stage(counts: Mapping[StageName, int]) -> dict[tuple[str, ...], float]:
+    return {(stage,): float(count) for stage, count in counts.items()}
+
+
+def make_dispatcher(settings: OrchestratorSettings, metrics: Metrics | None = None) -> Dispatcher:
+    """Returns what gives lanes, over the devices of the settings; observed if there are metrics."""
     known = read_profiles(
         settings.models, row_limit=settings.batch_row_limit, min_gain=settings.batch_min_gain
     )
@@ -124,7 +155,8 @@ def make_dispatcher(settings: OrchestratorSettings) -> Dispatcher:
         limits=AdmissionLimits(settings.max_queued_requests, settings.max_queued_s),
         costs=Costs(known.costs),
     )
-    return Dispatcher(scheduler, absence_s=settings.replica_absence_s)
+    lanes = None if metrics is None else LaneMetrics(metrics, settings.devices, TIERS)
+    return Dispatcher(scheduler, absence_s=settings.replica_absence_s, observer=lanes)
 
 
 async def wait_until_serving(channel: grpc.aio.Channel, name: str, timeout_s: float) -> None:

@@ -15,6 +15,9 @@ from .tenants import TenantLimits
 from .tracing.trace_limits import TraceLimits
 
 DEFAULT_PORT = 50050
+# Where exporters for Prometheus listen by OpenTelemetry's custom; for a mesh that is started as a
+# whole, for a process of its own serves metrics only if it is told to.
+DEFAULT_METRICS_PORT = 9464
 
 
 class OrchestratorSettings(ProcessSettings):

@@ -8,7 +8,7 @@ import sys
 import typer
 
 from ...services.runtime.errors import MeshError
-from . import build, doctor, generate, healthcheck, models, simulate, tools, trace, up
+from . import build, doctor, generate, healthcheck, models, simulate, tools, top, trace, up
 from .console import fail
 
 app = typer.Typer(
@@ -24,6 +24,7 @@ app = typer.Typer(
 app.command()(up.up)
 app.command()(generate.generate)
 app.command()(models.models)
+app.command()(top.top)
 app.command()(build.build)
 app.command()(doctor.doctor)
 app.command()(simulate.simulate)

@@ -12,6 +12,7 @@ from sangsang.stages.v1alpha1 import diffusion_service_pb2_grpc as services
 
 from ..runtime import telemetry
 from ..runtime.engines.engine import Engine
+from ..runtime.metrics.registry import Metrics
 from ..runtime.model_stage import ModelStage
 from ..runtime.models.folder import ModelFolder
 from ..runtime.telemetry import Telemetry
@@ -20,6 +21,7 @@ from .converters import to_job, to_progress, to_result, to_weights
 from .jobs import Finished
 from .models import DiffusionModel
 from .settings import DiffusionSettings
+from .step_metrics import StepMetrics
 from .stepper import BatchStep
 from .tracing import BatchTracer, MemberTrace
 
@@ -46,6 +48,7 @@ class DiffusionStage(ModelStage[DiffusionModel], services.DiffusionServiceServic
     ) -> None:
         self._settings = settings
         self._observer = observer
+        self._steps: StepMetrics | None = None
         worker = EngineWorker(self.name, max_pending=settings.max_pending_calls)
         super().__init__(settings, worker, max_batch_size=settings.batch_row_limit)
 
@@ -72,6 +75,11 @@ class DiffusionStage(ModelStage[DiffusionModel], services.DiffusionServiceServic
         finally:
             member.link_steps()
 
+    def measure(self, metrics: Metrics) -> None:
+        """Counts what its worker and its step loops do."""
+        super().measure(metrics)
+        self._steps = StepMetrics(metrics, lambda: self._models)
+
     def add_to_server(self, server: grpc.aio.Server, telemetry: Telemetry) -> None:
         """Registers the service, and its engines over the Open Inference Protocol."""
         if self._observer is None and telemetry.records:
@@ -93,9 +101,22 @@ class DiffusionStage(ModelStage[DiffusionModel], services.DiffusionServiceServic
             lambda unet: self._load_engine(unet, "unet"),
             self._settings,
             self._worker,
-            self._observer,
+            self._observer_of(folder.model_id),
         )
         return folder.model_id, model
+
+    def _observer_of(self, model_id: str) -> Callable[[BatchStep], None] | None:
+        """Returns what calls everyone who wants to know of a model's steps; None for nobody."""
+        counted = None if self._steps is None else self._steps.observer_of(model_id)
+        observers = [one for one in (counted, self._observer) if one is not None]
+        if len(observers) < 2:
+            return next(iter(observers), None)
+
+        def observe(step: BatchStep) -> None:
+            for observer in observers:
+                observer(step)
+
+        return observe
 
     async def _warm_up(self, model: DiffusionModel) -> None:
         await self._worker.run(model.warm_up)

@@ -78,6 +78,11 @@ class StepLoop:
         """Rows of the jobs in the loop."""
         return self._stepper.row_count
 
+    @property
+    def row_limit(self) -> int:
+        """Most rows of a step."""
+        return self._row_limit
+
     def submit(self, job: DenoiseJob) -> JobEvents:
         """Returns the events of a job, which is in the loop from now on.
 

@@ -85,6 +85,10 @@ class PostprocessingStage(ModelStage[PictureFinisher], services.PostprocessingSe
         )
         return folder.model_id, finisher
 
+    @property
+    def _all_workers(self) -> Sequence[EngineWorker]:
+        return [self._worker, self._encoding_worker]
+
     async def _warm_up(self, model: PictureFinisher) -> None:
         await model.warm_up()
 

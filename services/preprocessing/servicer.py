@@ -89,6 +89,10 @@ class PreprocessingStage(ModelStage[LatentPreparer], services.PreprocessingServi
         preparer = LatentPreparer(folder, engine, workers=self._workers, limits=self._limits)
         return folder.model_id, preparer
 
+    @property
+    def _all_workers(self) -> Sequence[EngineWorker]:
+        return [self._worker, self._workers.noise, self._workers.pictures]
+
     async def _warm_up(self, model: LatentPreparer) -> None:
         await model.warm_up()
 

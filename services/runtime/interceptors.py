@@ -23,6 +23,7 @@ from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapProp
 from . import telemetry
 from .deadlines import set_time_left
 from .errors import FieldViolation, InvalidRequest, MeshError, StageFailed
+from .metrics.calls import CallMetrics
 from .running_calls import RunningCalls
 from .span_status import OK, cancel_code, note_call_end
 from .status import to_grpc_status, unknown_status
@@ -50,14 +51,21 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
         tracer: makes the server spans.
         calls: knows the calls that run.
         on_fatal: called when a `StageFailed` says that the process must end.
+        metrics: counts the calls; None for nobody who asks.
     """
 
     def __init__(
-        self, tracer: trace.Tracer, calls: RunningCalls, *, on_fatal: Callable[[], None]
+        self,
+        tracer: trace.Tracer,
+        calls: RunningCalls,
+        *,
+        on_fatal: Callable[[], None],
+        metrics: CallMetrics | None = None,
     ) -> None:
         self._tracer = tracer
         self._calls = calls
         self._on_fatal = on_fatal
+        self._metrics = metrics
 
     async def intercept_service(  # pyright: ignore[reportIncompatibleMethodOverride] its types never match
         self,
@@ -167,7 +175,10 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
             await context.abort_with_status(cast(Any, rpc_status.to_status(status)))
         finally:
             note_call_end(span, code)
-            duration_ms = round((time.perf_counter() - started_at) * 1000, 1)
+            seconds = time.perf_counter() - started_at
+            if self._metrics is not None:
+                self._metrics.note(method.lstrip("/"), code, seconds)
+            duration_ms = round(seconds * 1000, 1)
             _log.info("call_finished", method=method, code=code, duration_ms=duration_ms)
 
     async def _abort_known(self, error: MeshError, context: Context) -> None:

@@ -22,6 +22,8 @@ from .engines.remote_server import RemoteServer
 from .engines.timing import Timing
 from .engines.traced import TracedEngine, engine_attributes
 from .errors import ModelNotFound, ModelNotReady, StageUnavailable
+from .metrics.registry import Metrics
+from .metrics.workers import WorkerMetrics
 from .models.folder import ModelFolder, ModuleName
 from .open_inference import ServedEngine, ServerIdentity, WorkerRunner, open_inference_handler
 from .settings import ServiceSettings
@@ -79,6 +81,15 @@ class ModelStage(ABC, Generic[M]):
     def _engines(self, model: M) -> Sequence[Engine]:
         """Returns every engine of a model, for a stage that has several for one."""
         return [self._engine(model)]
+
+    @property
+    def _all_workers(self) -> Sequence[EngineWorker]:
+        """Every worker of the stage, for one that has several."""
+        return [self._worker]
+
+    def measure(self, metrics: Metrics) -> None:
+        """Counts what its workers do."""
+        WorkerMetrics(metrics, self._all_workers)
 
     def watch(self, on_fatal: Callable[[], None]) -> None:
         """Has `on_fatal` called when an engine hangs."""

@@ -24,6 +24,8 @@ from grpc_reflection.v1alpha import reflection
 from .errors import MeshError
 from .interceptors import CallInterceptor
 from .logs import configure_logs
+from .metrics.calls import CallMetrics
+from .metrics.registry import Metrics
 from .running_calls import RunningCalls
 from .settings import ProcessSettings
 from .telemetry import Telemetry
@@ -54,6 +56,10 @@ class Service(Protocol):
 
     def add_to_server(self, server: grpc.aio.Server, telemetry: Telemetry) -> None:
         """Registers the servicers."""
+        ...
+
+    def measure(self, metrics: Metrics) -> None:
+        """Counts its work in these metrics; called first, and only where they are served."""
         ...
 
     def watch(self, on_fatal: Callable[[], None]) -> None:
@@ -87,6 +93,7 @@ class ServiceHost:
         self._telemetry = telemetry or Telemetry.to_collector(service.name, collector)
         self._health = health_aio.HealthServicer()
         self._calls = RunningCalls()
+        self._metrics = Metrics(service.name) if settings.metrics_port else None
         self._server: grpc.aio.Server | None = None
         self.port = 0
         self.stopping = asyncio.Event()
@@ -113,6 +120,7 @@ class ServiceHost:
             taken = f"port {self._settings.port} on {self._settings.host} is taken; choose another"
             raise OSError(taken) from error
         await server.start()
+        await self._serve_metrics()
         await self._service.load()
         await self._say(health_pb2.HealthCheckResponse.SERVING)
         _log.info("service_started", port=self.port)
@@ -123,6 +131,8 @@ class ServiceHost:
         await asyncio.sleep(self._settings.lame_duck_s)
         if self._server is not None:
             await self._stop(self._server, self._settings.grace_s)
+        if self._metrics is not None:
+            await self._metrics.close()
         await self._service.close()
         await asyncio.to_thread(self._telemetry.close)
         _log.info("service_stopped")
@@ -135,6 +145,19 @@ class ServiceHost:
         export = asyncio.to_thread(self._telemetry.close)
         await asyncio.wait({asyncio.ensure_future(export)}, timeout=_LAST_EXPORT_S)
         _log.error("service_abandoned")
+
+    async def _serve_metrics(self) -> None:
+        """Serves the metrics, if they are wanted; does without them if it cannot."""
+        if self._metrics is None:
+            return
+        settings = self._settings
+        # gRPC has an IPv6 address in brackets, and HTTP servers have it without.
+        host, port = (settings.metrics_host or settings.host).strip("[]"), settings.metrics_port
+        try:
+            await self._metrics.serve(host, port)
+        except OSError as error:
+            # Who makes pictures must not stop because nobody can count them.
+            _log.warning("metrics_unserved", port=port, reason=str(error))
 
     async def _stop(self, server: grpc.aio.Server, grace_s: float) -> None:
         """Takes no more calls, and ends those that outlast the grace."""
@@ -152,9 +175,7 @@ class ServiceHost:
     def _make_server(self) -> grpc.aio.Server:
         limit = self._settings.max_message_bytes
         server = grpc.aio.server(
-            interceptors=[
-                CallInterceptor(self._telemetry.tracer, self._calls, on_fatal=self.stop_failed)
-            ],
+            interceptors=[self._make_interceptor()],
             options=[
                 ("grpc.max_receive_message_length", limit),
                 ("grpc.max_send_message_length", limit),
@@ -162,12 +183,22 @@ class ServiceHost:
                 ("grpc.so_reuseport", 0),
             ],
         )
+        if self._metrics is not None:
+            self._service.measure(self._metrics)
         self._service.add_to_server(server, self._telemetry)
         self._service.watch(self.stop_failed)
         health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
         names = (*self._service.service_names, HEALTH_SERVICE, reflection.SERVICE_NAME)
         reflection.enable_server_reflection(names, server)
         return server
+
+    def _make_interceptor(self) -> CallInterceptor:
+        return CallInterceptor(
+            self._telemetry.tracer,
+            self._calls,
+            on_fatal=self.stop_failed,
+            metrics=None if self._metrics is None else CallMetrics(self._metrics),
+        )
 
     async def _say(self, status: health_pb2.HealthCheckResponse.ServingStatus) -> None:
         for name in ("", *self._service.service_names):

@@ -38,6 +38,12 @@ class ProcessSettings(BaseSettings):
     port: int = Field(default=0, ge=0, le=65535)
     """Port to listen on; 0 takes any free one."""
 
+    metrics_port: int = Field(default=0, ge=0, le=65535)
+    """Port that serves the metrics to Prometheus, over HTTP; 0 serves none."""
+
+    metrics_host: str = ""
+    """Address that the metrics are served on; by default that of the calls."""
+
     models: Annotated[tuple[Path, ...], NoDecode] = ()
     """Model folders to serve, separated by `:`."""
 

@@ -88,6 +88,12 @@ class Watchdog:
         if len(self._usual_s) > _MAX_KINDS:
             self._usual_s.popitem(last=False)
 
+    @property
+    def age_s(self) -> float:
+        """For how long the call that runs now has run, as far as ticks tell; 0 if none does."""
+        call = self._running
+        return 0.0 if call is None else call.age_s
+
     def tick(self) -> Hang | None:
         """Returns what is wrong with the call that runs; None for nothing. Call it regularly."""
         now_s, last_s = self._clock(), self._last_tick_s

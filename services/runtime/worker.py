@@ -19,6 +19,7 @@ from typing import Any, Generic, TypeVar
 import structlog
 
 from .errors import MeshError, Overloaded, StageLost, StageUnavailable
+from .metrics.busy_clock import BusyClock
 from .watchdog import Hang, HangLimits, Watchdog
 
 T = TypeVar("T")
@@ -45,12 +46,20 @@ class EngineWorker:
     """Runs functions one after the other on a thread of its own.
 
     Attributes:
+        name: of its threads.
         pending_count: functions that wait or run now.
+        busy: how long its threads have worked, on `time.perf_counter`.
+        hung: whether a function has not come back.
+        on_wait: called on the thread with the seconds that a function has waited for it, in the
+            context of its caller; None calls nobody.
     """
 
     def __init__(self, name: str, *, thread_count: int = 1, max_pending: int = 256) -> None:
         self._executor = ThreadPoolExecutor(thread_count, thread_name_prefix=name)
-        self._name = name
+        self.name = name
+        self.busy = BusyClock()
+        self.hung = False
+        self.on_wait: Callable[[float], None] | None = None
         self._thread_count = thread_count
         self._max_pending = max_pending
         self._lock = threading.Lock()
@@ -58,7 +67,6 @@ class EngineWorker:
         self._interval_s = 0.0
         self._on_hang: Callable[[], None] = lambda: None
         self._ticking = False
-        self._hung = False
         # The answers that are awaited, and the one that the thread works on.
         self._answers: set[asyncio.Future[Any]] = set()
         self._running: asyncio.Future[Any] | None = None
@@ -68,6 +76,11 @@ class EngineWorker:
     def has_waiting(self) -> bool:
         """Whether a function waits for the one that runs to end."""
         return self.pending_count > self._thread_count
+
+    @property
+    def call_age_s(self) -> float:
+        """For how long the watched call that runs now has run; 0 if none does."""
+        return 0.0 if self._watchdog is None else self._watchdog.age_s
 
     def watch(self, limits: HangLimits, on_hang: Callable[[], None]) -> None:
         """Has functions of a kind watched from now on.
@@ -102,12 +115,12 @@ class EngineWorker:
         self, function: Callable[..., T], *args: Any, kind: Hashable = None
     ) -> Timed[T]:
         """Returns `function(*args)` with its times; see `run`."""
-        if self._hung:
+        if self.hung:
             raise self._no_more()
         if self.pending_count >= self._max_pending:
             raise Overloaded(
-                f"{self._name} has {self.pending_count} calls waiting",
-                metadata={"worker": self._name, "limit": str(self._max_pending)},
+                f"{self.name} has {self.pending_count} calls waiting",
+                metadata={"worker": self.name, "limit": str(self._max_pending)},
                 retry_delay_s=0.5,
             )
         answer: asyncio.Future[Timed[T]] = asyncio.get_running_loop().create_future()
@@ -118,9 +131,16 @@ class EngineWorker:
             started_at = time.perf_counter()
             waited = started_at - queued_at
             context.run(_queue_seconds.set, waited)
+            if self.on_wait is not None:
+                context.run(self.on_wait, waited)
             self._running = answer
-            value = context.run(self.watched, kind, lambda: function(*args))
-            return Timed(value, waited, time.perf_counter() - started_at)
+            self.busy.begin(started_at)
+            try:
+                value = context.run(self.watched, kind, lambda: function(*args))
+            finally:
+                ended_at = time.perf_counter()
+                self.busy.end(started_at, ended_at)
+            return Timed(value, waited, ended_at - started_at)
 
         with self._lock:
             self.pending_count += 1
@@ -167,7 +187,7 @@ class EngineWorker:
                 future.cancel()
 
     def _tick_later(self, loop: asyncio.AbstractEventLoop) -> None:
-        if self._watchdog is not None and not self._ticking and not self._hung:
+        if self._watchdog is not None and not self._ticking and not self.hung:
             self._ticking = True
             loop.call_later(self._interval_s, self._tick, loop, self._watchdog)
 
@@ -181,9 +201,9 @@ class EngineWorker:
             self._tick_later(loop)
 
     def _give_up(self, hang: Hang) -> None:
-        self._hung = True
-        _log.error("engine_hung", worker=self._name, age_s=hang.age_s, limit_s=hang.limit_s)
-        text = f"{self._name}: the engine has not come back for {hang.age_s:.1f} s"
+        self.hung = True
+        _log.error("engine_hung", worker=self.name, age_s=hang.age_s, limit_s=hang.limit_s)
+        text = f"{self.name}: the engine has not come back for {hang.age_s:.1f} s"
         lost = StageLost(text, metadata={"limit_s": f"{hang.limit_s:.1f}"})
         for answer in self._answers:
             if not answer.done():
@@ -191,7 +211,7 @@ class EngineWorker:
         self._on_hang()
 
     def _no_more(self) -> MeshError:
-        return StageUnavailable(f"{self._name}: the engine hangs", retry_delay_s=1.0)
+        return StageUnavailable(f"{self.name}: the engine hangs", retry_delay_s=1.0)
 
     def _forget(self, _: "Future[Any]") -> None:
         with self._lock:

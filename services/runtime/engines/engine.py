@@ -73,3 +73,11 @@ class Engine(Protocol):
     def close(self) -> None:
         """Frees the memory that the engine holds; it must not be used afterwards."""
         ...
+
+
+def padding_row_count(engine: Engine) -> int:
+    """Returns the rows that an engine has computed beyond those of its callers, to fill up a size.
+
+    Engines that take any batch need not have this attribute.
+    """
+    return getattr(engine, "padding_row_count", 0)

@@ -25,6 +25,9 @@ _ALIGNMENT_BYTES = 256
 class PlanEngine:
     """One module of a model, compiled. See `Engine` for the attributes.
 
+    Attributes:
+        padding_row_count: rows of executions that were nobody's.
+
     Args:
         plan: the engine, which may run in other lanes too.
         lane: where this one runs.
@@ -36,6 +39,7 @@ class PlanEngine:
         self._signature = plan.signature
         self._plan: Plan | None = plan
         self._lane = lane
+        self.padding_row_count = 0
         self._contexts: dict[int, BoundContext] = {}
         self._buffers: dict[tuple[int, str], StagingBuffer] = {}
 
@@ -117,6 +121,7 @@ class PlanEngine:
         count = len(feeds[self.inputs[0].name])
         profile = plan.profile_for({name: array.shape for name, array in feeds.items()})
         rows, context = plan.rows_at(profile, count), self._context(plan, profile)
+        self.padding_row_count += rows - count
         tensors = {
             spec.name: self._buffer(profile, spec).put(
                 feeds[spec.name], (rows, *feeds[spec.name].shape[1:])

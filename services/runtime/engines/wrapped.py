@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 
-from .engine import Array, Engine, TensorSpec
+from .engine import Array, Engine, TensorSpec, padding_row_count
 
 
 class WrappedEngine:
@@ -38,6 +38,10 @@ class WrappedEngine:
     @property
     def outputs(self) -> tuple[TensorSpec, ...]:
         return self._engine.outputs
+
+    @property
+    def padding_row_count(self) -> int:
+        return padding_row_count(self._engine)
 
     def infer(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
         """Returns every output for a batch; see `Engine.infer`."""

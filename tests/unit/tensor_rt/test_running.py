@@ -51,6 +51,8 @@ def test_batches_are_padded_to_a_bucket_and_large_ones_go_in_parts(folder, machi
     engine.infer(decoder_call(folder, 11))
     shapes = [call[2] for call in machine.calls if call[0] == "shape"]
     assert shapes == []
+    # Three rows padded to four twice, then eight and three, and the same again.
+    assert engine.padding_row_count == 4
     # Eight rows by the graph, and three more, padded to four, by another.
     assert [graph.replay_count for graph in machine.device.graphs] == [1, 1]
     engine.close()

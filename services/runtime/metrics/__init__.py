@@ -1,0 +1,1 @@
+"""What a process counts and times about itself, for Prometheus to fetch."""
