@@ -83,6 +83,10 @@ clean: ## remove .venv and what was made
 .venv-triton/.ready: .venv/.test tests/support/triton_server_venv.sh
 	PYTHON=$(PYTHON) tests/support/triton_server_venv.sh
 
+# Never fails either: without it the test of the containers says why it is skipped.
+.container-base/.ready: .venv/.test pyproject.toml tests/support/container_base.sh
+	tests/support/container_base.sh
+
 .venv/.bench: .venv/.test pyproject.toml
 	$(INSTALL) --editable '.[bench]'
 	@touch $@

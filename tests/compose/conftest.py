@@ -46,9 +46,7 @@ def images(daemon, measured):
 def mesh(images, measured):
     """The mesh, up and healthy."""
     files = ("tests/compose/compose.test.yaml",)
-    mesh = ContainerMesh(
-        images.daemon, {"SANGSANG_OTLP_ENDPOINT": "http://trace-receiver:4317"}
-    )
+    mesh = ContainerMesh(images.daemon, {"SANGSANG_OTLP_ENDPOINT": "http://trace-receiver:4317"})
     try:
         mesh.up(files=files)
         yield mesh

@@ -26,9 +26,7 @@ def test_a_picture_comes_out(mesh, measured, tmp_path):
         assert picture.format == "PNG"
         assert picture.size == (64, 64)
         assert len(picture.getcolors(4096) or ()) > 100
-    measured["memory MiB"] = {
-        service: _memory_mib(mesh, service) for service in SERVICES
-    }
+    measured["memory MiB"] = {service: _memory_mib(mesh, service) for service in SERVICES}
 
 
 def test_the_same_request_gives_the_same_picture(mesh):
@@ -148,7 +146,9 @@ def test_a_second_device_shares_the_work(mesh, measured):
     before = [mesh.call_count(place, "Denoise") for place in places]
     answers = mesh.ask(12)
     assert {answer.code for answer in answers} == {"OK"}
-    shares = [mesh.call_count(place, "Denoise") - n for place, n in zip(places, before, strict=True)]
+    shares = [
+        mesh.call_count(place, "Denoise") - n for place, n in zip(places, before, strict=True)
+    ]
     measured["shares of two devices"] = shares
     assert min(shares) > 0
     assert sum(shares) == 12
