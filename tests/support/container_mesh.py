@@ -38,7 +38,8 @@ def make_base_images(daemon: DockerDaemon) -> None:
     arguments = ("--change", 'CMD ["python3"]', str(BASE / "python.tar"), "sangsang-test-python")
     daemon.docker("import", *arguments)
     file = ROOT / "tests" / "compose" / "build.Dockerfile"
-    command = ["docker", "build", "--file", str(file), "--tag", "sangsang-test-build", str(BASE)]
+    command = ["docker", "build", "--file", str(file), "--tag", "sangsang-test-build"]
+    command.append(str(BASE / "wheels"))
     daemon.run(command, timeout_s=BUILD_TIMEOUT_S, environment={"DOCKER_BUILDKIT": "0"})
 
 
