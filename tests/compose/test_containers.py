@@ -2,6 +2,7 @@
 
 import json
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -143,28 +144,34 @@ def test_a_stage_that_is_made_anew_elsewhere_is_found(mesh, measured):
 def test_a_second_device_shares_the_work(mesh, measured):
     mesh.up(files=(TEST_FILE, TWO_DEVICES))
     places = [mesh.container("diffusion"), mesh.container("diffusion-2")]
-    before = [mesh.call_count(place, "Denoise") for place in places]
-    answers = mesh.ask(12)
-    assert {answer.code for answer in answers} == {"OK"}
-    shares = [
-        mesh.call_count(place, "Denoise") - n for place, n in zip(places, before, strict=True)
-    ]
+    shares, codes = _shares(mesh, places, "Denoise", 12)
     measured["shares of two devices"] = shares
+    assert codes == {"OK"}
     assert min(shares) > 0
     assert sum(shares) == 12
-    # One of them ends under load: nobody sees it.
-    mesh.daemon.docker("kill", places[1])
-    assert {answer.code for answer in mesh.ask(12)} == {"OK"}
+
+
+def test_a_device_that_ends_under_load_is_not_missed(mesh):
+    places = [mesh.container("diffusion"), mesh.container("diffusion-2")]
+    seen = mesh.call_count(places[1], "Denoise")
+    with ThreadPoolExecutor(1) as pool:
+        load = pool.submit(mesh.ask, 60)
+        wait_for(
+            lambda: mesh.call_count(places[1], "Denoise") > seen, timeout_s=30.0, what="a call"
+        )
+        assert not load.done()
+        mesh.daemon.docker("kill", places[1])
+        assert {answer.code for answer in load.result()} == {"OK"}
 
 
 def test_a_scaled_light_stage_has_a_spare(mesh, measured):
     mesh.up("--remove-orphans", "--scale", "text-encoding=2", files=(TEST_FILE,))
-    assert {answer.code for answer in mesh.ask(4)} == {"OK"}
     both = mesh.containers("text-encoding")
-    counts = [mesh.call_count(place, "EncodeText") for place in both]
-    measured["shares of a scaled stage"] = counts
-    busy = both[counts.index(max(counts))]
-    mesh.daemon.docker("kill", busy)
+    shares, codes = _shares(mesh, both, "EncodeText", 8)
+    measured["shares of a scaled stage"] = shares
+    assert codes == {"OK"}
+    assert len(shares) == 2
+    mesh.daemon.docker("kill", both[shares.index(max(shares))])
     measured["back with the spare s"] = _seconds_until_well(mesh)
 
 
@@ -180,6 +187,14 @@ def test_down_leaves_nothing(mesh):
     for kind in (("ps", "--all"), ("network", "ls"), ("volume", "ls")):
         assert mesh.daemon.docker(*kind, "--quiet", "--filter", label) == ""
     assert not any(Path(f"/proc/{pid}").exists() for pid in pids)
+
+
+def _shares(mesh, places: list[str], method: str, count: int) -> tuple[list[int], set[str]]:
+    """How many calls of a method each container got of some requests, and how these ended."""
+    before = [mesh.call_count(place, method) for place in places]
+    codes = {answer.code for answer in mesh.ask(count)}
+    after = [mesh.call_count(place, method) for place in places]
+    return [now - then for now, then in zip(after, before, strict=True)], codes
 
 
 def _seconds_until_well(mesh) -> float:
