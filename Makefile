@@ -5,7 +5,7 @@ INSTALL := $(BIN)/pip install --quiet --disable-pip-version-check
 MODEL := deploy/models/pocket
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test triton test-gpu lint proto settings bench bench-short bench-mesh bench-gpu clean
+.PHONY: help demo test triton compose-test test-gpu lint proto settings bench bench-short bench-mesh bench-gpu clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 20
@@ -48,6 +48,9 @@ bench-mesh: .venv/.test ## measure the mesh against its bare engines, and the ti
 
 triton: .venv-triton/.ready ## install a real NVIDIA Triton Inference Server for the tests, where there is one
 
+compose-test: .venv/.test .container-base/.ready ## run the mesh in containers, as root, where there is Docker
+	$(BIN)/pytest tests/compose
+
 test-gpu: .venv/.test .venv/.tensorrt ## run what only an NVIDIA GPU can show
 	$(BIN)/pytest tests/gpu -m gpu
 
@@ -56,7 +59,7 @@ bench-gpu: test-gpu .venv/.tensorrt ## measure the kernels, and a UNet step in T
 	$(BIN)/python -m tests.benchmarks.unet_steps_in_tensor_rt $(MODEL)
 
 clean: ## remove .venv and what was made
-	rm -rf .venv .venv-triton .venv-litserve out build dist *.egg-info .pytest_cache .ruff_cache .hypothesis
+	rm -rf .venv .venv-triton .venv-litserve .container-base out build dist *.egg-info .pytest_cache .ruff_cache .hypothesis
 
 .venv/bin/python:
 	$(PYTHON) -m venv .venv
@@ -79,6 +82,10 @@ clean: ## remove .venv and what was made
 # Never fails: where there is no such server, the tests that need it say so and are skipped.
 .venv-triton/.ready: .venv/.test tests/support/triton_server_venv.sh
 	PYTHON=$(PYTHON) tests/support/triton_server_venv.sh
+
+# Never fails either: without it the test of the containers says why it is skipped.
+.container-base/.ready: .venv/.test pyproject.toml tests/support/container_base.sh
+	tests/support/container_base.sh
 
 .venv/.bench: .venv/.test pyproject.toml
 	$(INSTALL) --editable '.[bench]'

@@ -1,11 +1,13 @@
-"""`sangsang healthcheck`: for containers, which have no other client."""
+"""`sangsang healthcheck`: for containers, which have no other client.
 
-from typing import Annotated, Any
+With an address alone `../command.py` answers, without this command line, which is slow to import.
+"""
 
-import grpc
+from typing import Annotated
+
 import typer
-from grpc_health.v1 import health_pb2, health_pb2_grpc
 
+from ..health_probe import SERVING, ask_health
 from .console import DEFAULT_ADDRESS, fail, out
 
 
@@ -17,14 +19,7 @@ def healthcheck(
     timeout: Annotated[float, typer.Option(help="Seconds to wait for an answer.", min=0.1)] = 2.0,
 ) -> None:
     """Exits with 0 when a service says SERVING, and with 1 when it does not."""
-    with grpc.insecure_channel(address) as channel:
-        stub: Any = health_pb2_grpc.HealthStub(channel)
-        try:
-            request = health_pb2.HealthCheckRequest(service=service)
-            response = stub.Check(request, timeout=timeout)
-        except grpc.RpcError as error:
-            raise typer.Exit(fail(f"{address}: {error.code().name}")) from None  # pyright: ignore[reportAttributeAccessIssue]
-    name = health_pb2.HealthCheckResponse.ServingStatus.Name(response.status)
-    if response.status != health_pb2.HealthCheckResponse.SERVING:
-        raise typer.Exit(fail(f"{address}: {name}"))
-    out.print(f"{address}: {name}", highlight=False)
+    answer = ask_health(address, service=service, timeout_s=timeout)
+    if answer != SERVING:
+        raise typer.Exit(fail(f"{address}: {answer}"))
+    out.print(f"{address}: {answer}", highlight=False)

@@ -21,6 +21,7 @@ from grpc_health.v1.health import SERVICE_NAME as HEALTH_SERVICE
 from grpc_health.v1.health import aio as health_aio  # pyright: ignore[reportAttributeAccessIssue] set at run time
 from grpc_reflection.v1alpha import reflection
 
+from .calls import KEEPALIVE_TIME_MS
 from .errors import MeshError
 from .interceptors import CallInterceptor
 from .logs import configure_logs
@@ -181,6 +182,8 @@ class ServiceHost:
                 ("grpc.max_send_message_length", limit),
                 # Without it two processes could share a port and each get half of the calls.
                 ("grpc.so_reuseport", 0),
+                # Pings of our own channels would else count as abuse, and end their connections.
+                ("grpc.http2.min_ping_interval_without_data_ms", KEEPALIVE_TIME_MS // 2),
             ],
         )
         if self._metrics is not None:

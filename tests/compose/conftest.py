@@ -1,0 +1,54 @@
+"""One daemon, one build and one mesh for all tests of containers; skipped where none can run."""
+
+import json
+import tempfile
+from pathlib import Path
+
+import docker_daemon
+import pytest
+from container_mesh import ContainerMesh, make_base_images
+from docker_daemon import ROOT, DockerDaemon
+
+MEASURED = ROOT / "out" / "compose.json"
+
+
+@pytest.fixture(scope="session")
+def measured():
+    """What the tests measure, for deploy/README.md; written to out/compose.json."""
+    figures: dict[str, object] = {}
+    yield figures
+    MEASURED.parent.mkdir(exist_ok=True)
+    MEASURED.write_text(json.dumps(figures, indent=2) + "\n")
+
+
+@pytest.fixture(scope="session")
+def daemon():
+    if reason := docker_daemon.unavailable():
+        pytest.skip(reason)
+    folder = Path(tempfile.mkdtemp(prefix="sangsang-docker-"))
+    with DockerDaemon(folder) as running:
+        yield running
+
+
+@pytest.fixture(scope="session")
+def images(daemon, measured):
+    """Builds the images that the mesh runs on; returns a mesh that is not up."""
+    make_base_images(daemon)
+    mesh = ContainerMesh(daemon)
+    mesh.compose("build", timeout_s=400.0)
+    for name in ("sangsang-test-python", "sangsang-orchestrator", "sangsang-stage:cpu"):
+        size = daemon.docker("image", "inspect", "--format", "{{.Size}}", name)
+        measured[f"{name} MB"] = round(int(size) / 1e6, 1)
+    return mesh
+
+
+@pytest.fixture(scope="session")
+def mesh(images, measured):
+    """The mesh, up and healthy."""
+    files = ("tests/compose/compose.test.yaml",)
+    mesh = ContainerMesh(images.daemon, {"SANGSANG_OTLP_ENDPOINT": "http://trace-receiver:4317"})
+    try:
+        mesh.up(files=files)
+        yield mesh
+    finally:
+        mesh.down()

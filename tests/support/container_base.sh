@@ -1,0 +1,46 @@
+#!/usr/bin/env bash
+# Prepares .container-base, from which the compose test builds its images without any registry of
+# images: a Debian with Python as a tar, and the wheels that go into the images. Needs root,
+# mmdebstrap and pip; where it cannot be made, .container-base/unavailable says why, the test is
+# skipped with that reason, and the next run tries again.
+set -euo pipefail
+cd "$(dirname "$0")/../.."
+base=.container-base
+
+unavailable() {
+    echo "$1" >"$base/unavailable"
+    echo "The compose test is skipped: $1" >&2
+    exit 0
+}
+
+rm -f "$base/.ready"
+mkdir -p "$base"
+[ "$(id -u)" = 0 ] || unavailable "it needs root"
+for tool in mmdebstrap dockerd docker unshare nsenter ip; do
+    command -v "$tool" >/dev/null || unavailable "$tool is not installed"
+done
+docker compose version >/dev/null 2>&1 || command -v docker-compose >/dev/null ||
+    unavailable "docker compose is not installed"
+
+# What Debian's own slim images leave out is left out here, too.
+if [ ! -f "$base/python.tar" ]; then
+    excluded=()
+    for folder in doc man info locale; do
+        excluded+=("--dpkgopt=path-exclude=/usr/share/$folder/*")
+    done
+    mmdebstrap --quiet --variant=minbase --include=python3 "${excluded[@]}" \
+        bookworm "$base/partial.tar" >"$base/install.log" 2>&1 ||
+        unavailable "mmdebstrap failed, see $base/install.log"
+    mv "$base/partial.tar" "$base/python.tar"
+fi
+
+# The images' Python is Debian's 3.11; wheels for it are wanted whatever Python this is.
+.venv/bin/python deploy/requirements.py cpu >"$base/requirements.txt"
+rm -rf "$base/wheels"
+.venv/bin/python -m pip --quiet --disable-pip-version-check download --dest "$base/wheels" \
+    --only-binary :all: --python-version 3.11 --implementation cp \
+    --requirement "$base/requirements.txt" pip 'setuptools>=77' wheel \
+    >>"$base/install.log" 2>&1 || unavailable "wheels cannot be had, see $base/install.log"
+
+rm -f "$base/unavailable"
+touch "$base/.ready"

@@ -1,0 +1,160 @@
+"""A Docker daemon of the test's own, in a network namespace of its own: nothing of it stays."""
+
+import os
+import shutil
+import signal
+import subprocess
+import time
+from pathlib import Path
+
+ROOT = Path(__file__).parents[2]
+BASE = ROOT / ".container-base"
+START_TIMEOUT_S = 60.0
+STOP_TIMEOUT_S = 60.0
+
+
+def unavailable() -> str:
+    """Why no container can be run here, in plain words; empty if one can."""
+    if os.geteuid() != 0:
+        return "a Docker daemon needs root"
+    said = BASE / "unavailable"
+    if said.exists():
+        return said.read_text().strip()
+    if not (BASE / ".ready").exists():
+        return "the base image is not there; run `make compose-test`"
+    missing = [tool for tool in ("dockerd", "docker", "unshare", "nsenter") if not _found(tool)]
+    return f"not installed: {', '.join(missing)}" if missing else ""
+
+
+def compose_command() -> list[str]:
+    """Compose v2 if there is one, else the docker-compose of Debian."""
+    probe = subprocess.run(["docker", "compose", "version"], capture_output=True, check=False)
+    return ["docker", "compose"] if probe.returncode == 0 else ["docker-compose"]
+
+
+class DockerDaemon:
+    """A running daemon; use it as a context manager.
+
+    Attributes:
+        environment: variables for the commands that are to speak to it.
+
+    Args:
+        folder: for its data; not on a tmpfs, on which overlays do not lie.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._process: subprocess.Popen[bytes] | None = None
+        self.environment = {**os.environ, "DOCKER_HOST": f"unix://{folder}/docker.sock"}
+
+    @property
+    def pid(self) -> int:
+        assert self._process is not None
+        return self._process.pid
+
+    def __enter__(self) -> "DockerDaemon":
+        self._folder.mkdir(parents=True, exist_ok=True)
+        (self._folder / "daemon.json").write_text("{}")
+        try:
+            self._start()
+        except BaseException:
+            self.stop()
+            raise
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
+
+    def docker(self, *arguments: str, timeout_s: float = 120.0) -> str:
+        """What a command of the client prints."""
+        return self.run(["docker", *arguments], timeout_s=timeout_s)
+
+    def run(self, command: list[str], *, timeout_s: float, **options) -> str:
+        """What any command prints that is told where the daemon is."""
+        environment = {**self.environment, **options.pop("environment", {})}
+        done = subprocess.run(
+            command,
+            env=environment,
+            capture_output=True,
+            text=True,
+            timeout=timeout_s,
+            check=False,
+            **options,
+        )
+        assert done.returncode == 0, f"{command}: {done.stdout[-2000:]}{done.stderr[-4000:]}"
+        return done.stdout
+
+    def inside(self, command: list[str]) -> list[str]:
+        """A command that runs in the daemon's network namespace, where ports are published."""
+        return ["nsenter", f"--net=/proc/{self.pid}/ns/net", "--", *command]
+
+    def stop(self) -> None:
+        """Ends the daemon and whatever of it is left, each by its process ID."""
+        if self._process is not None:
+            self._process.send_signal(signal.SIGTERM)
+            try:
+                self._process.wait(STOP_TIMEOUT_S)
+            except subprocess.TimeoutExpired:
+                self._process.kill()
+                self._process.wait()
+        for pid in self.processes():
+            os.kill(pid, signal.SIGKILL)
+        self._unmount()
+        shutil.rmtree(self._folder, ignore_errors=True)
+
+    def processes(self) -> list[int]:
+        """Those that the daemon has started and that name its folder, itself left out."""
+        found = []
+        own = {os.getpid(), self._process.pid if self._process else 0}
+        for entry in Path("/proc").iterdir():
+            if not entry.name.isdecimal() or int(entry.name) in own:
+                continue
+            try:
+                words = (entry / "cmdline").read_bytes()
+            except OSError:
+                continue
+            if str(self._folder).encode() in words:
+                found.append(int(entry.name))
+        return found
+
+    def _start(self) -> None:
+        folder = self._folder
+        options = {
+            "data-root": folder / "data",
+            "exec-root": folder / "run",
+            "pidfile": folder / "docker.pid",
+            "config-file": folder / "daemon.json",
+            "host": self.environment["DOCKER_HOST"],
+        }
+        words = " ".join(f"--{name}={value}" for name, value in options.items())
+        with (folder / "dockerd.log").open("wb") as log:
+            self._process = subprocess.Popen(
+                ["unshare", "--net", "sh", "-c", f"ip link set lo up && exec dockerd {words}"],
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+            )
+        deadline = time.monotonic() + START_TIMEOUT_S
+        while not self._answers():
+            log_text = (folder / "dockerd.log").read_text(errors="replace")
+            assert self._process.poll() is None, f"dockerd ended: {log_text[-3000:]}"
+            assert time.monotonic() < deadline, f"dockerd does not answer: {log_text[-3000:]}"
+            time.sleep(0.3)
+
+    def _answers(self) -> bool:
+        probe = ["docker", "info"]
+        return not subprocess.run(
+            probe, env=self.environment, capture_output=True, check=False, timeout=20
+        ).returncode
+
+    def _unmount(self) -> None:
+        """Nothing is mounted any more if the daemon ended well."""
+        mounts = [line.split()[1] for line in Path("/proc/mounts").read_text().splitlines()]
+        for mount in sorted(mounts, reverse=True):
+            if Path(mount).is_relative_to(self._folder):
+                subprocess.run(["umount", "--lazy", mount], check=False)
+
+
+def _found(tool: str) -> bool:
+    return shutil.which(tool) is not None
