@@ -7,6 +7,8 @@ to what it was told, so that long and short ones teach each other.
 
 _FOLLOW = 0.1
 _LEAST, _MOST = 0.25, 3.0
+# Refusals in a row, with nobody inside who could teach, after which one is let in all the same.
+_MOST_REFUSALS = 4
 # How much longer a request that ran out of time is thought to have needed.
 _LATE = 2.5
 
@@ -17,6 +19,8 @@ class Accuracy:
     def __init__(self) -> None:
         self._ratio = 1.0
         self._deviation = 0.0
+        self._inside_count = 0
+        self._refusal_count = 0
 
     @property
     def factor(self) -> float:
@@ -25,6 +29,24 @@ class Accuracy:
         Below 1 too: a tier that uses less than its share seldom waits for what others have queued.
         """
         return min(max(self._ratio + self._deviation, _LEAST), _MOST)
+
+    def enter(self) -> None:
+        """Notes that a request has come in by its estimate."""
+        self._inside_count += 1
+        self._refusal_count = 0
+
+    def leave(self) -> None:
+        """Notes that it is out again."""
+        self._inside_count -= 1
+
+    def doubts(self) -> bool:
+        """Returns whether a request that its estimate would keep out is to be let in to see.
+
+        Whoever is refused corrects no estimate. So one that is too high would refuse all, for ever,
+        if nobody were let in against it.
+        """
+        self._refusal_count += 1
+        return self._inside_count == 0 and self._refusal_count > _MOST_REFUSALS
 
     def observe(self, estimate_s: float, took_s: float, *, finished: bool = True) -> None:
         """Learns from a request that took so long, or that was not finished after so long."""
