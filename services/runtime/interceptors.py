@@ -153,7 +153,7 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
             code = cancel_code(context.time_remaining())
             raise
         except grpc.aio.AbortError:
-            # No handler of ours gives its call a status itself, and gRPC does not tell which it was.
+            # No handler of ours ends its call itself, and gRPC does not tell with which status.
             code = grpc.StatusCode.UNKNOWN.name
             raise
         except MeshError as error:
