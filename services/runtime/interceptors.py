@@ -40,7 +40,6 @@ _UNTRACED = ("/grpc.health.", "/grpc.reflection.", "/opentelemetry.proto.collect
 # Who looks at traces does not want to find himself there.
 _UNRECORDED = ("/sangsang.tracing.",)
 _nothing = trace.NoOpTracer()
-_codes = {code.value[0]: code.name for code in grpc.StatusCode}
 _log = structlog.get_logger()
 
 
@@ -162,8 +161,8 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
             code = cancel_code(context.time_remaining())
             raise
         except grpc.aio.AbortError:
-            # The handler has given the call a status of its own.
-            code = _codes.get(cast(Any, context).code(), "UNKNOWN")
+            # No handler of ours ends its call itself, and gRPC does not tell with which status.
+            code = grpc.StatusCode.UNKNOWN.name
             raise
         except MeshError as error:
             code = error.code.name

@@ -1,0 +1,1 @@
+"""Generated from the protos beside this folder; run `make proto`."""
