@@ -33,8 +33,9 @@ KEEPALIVE_TIMEOUT_MS = 5_000
 def open_channel(address: str, *, max_message_bytes: int) -> grpc.aio.Channel:
     """Returns a channel with explicit message limits that reconnects within 0.3 s.
 
-    A peer that is cut off, not ended, breaks no connection by itself: it is pinged, and given up
-    after `KEEPALIVE_TIME_MS` and `KEEPALIVE_TIMEOUT_MS` without an answer.
+    A peer that is cut off, not ended, breaks no connection by itself. Once it leaves something
+    unacknowledged for `KEEPALIVE_TIMEOUT_MS`, the connection ends: keepalive sets that as TCP's
+    user timeout. A peer that is merely stopped acknowledges, and keeps its connection.
     """
     return grpc.aio.insecure_channel(
         address,

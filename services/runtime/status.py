@@ -30,6 +30,8 @@ from .errors import (
 
 PUSHBACK_KEY = "grpc-retry-pushback-ms"
 _BROKEN_CONNECTION = ("Stream removed", "Socket closed", "Connection reset", "Broken pipe")
+# The connection was given up, for nothing came of the other side: it is cut off, not dead.
+_SILENCE = ("timed out", "ping timeout", "keepalive")
 
 
 def to_status(error: MeshError, *, request_id: str = "") -> status_pb2.Status:
@@ -118,7 +120,8 @@ def _broke(message: str) -> bool:
 
     gRPC has no code for it. What it says is held by a test, with a process that is killed.
     """
-    return any(text in message for text in _BROKEN_CONNECTION)
+    silent = any(text in message for text in _SILENCE)
+    return not silent and any(text in message for text in _BROKEN_CONNECTION)
 
 
 def _read_details(

@@ -36,10 +36,14 @@ fi
 
 # The images' Python is Debian's 3.11; wheels for it are wanted whatever Python this is.
 .venv/bin/python deploy/requirements.py cpu >"$base/requirements.txt"
+# The versions that the other tests have run with; pip would look for others for minutes, too.
+.venv/bin/python -c 'import importlib.metadata as m
+print(*sorted({f"{d.name}=={d.version}" for d in m.distributions() if "+" not in d.version}), sep="\n")' |
+    grep -v -i -E '^(sangsang|pip|setuptools|wheel)==' >"$base/constraints.txt"
 rm -rf "$base/wheels"
 .venv/bin/python -m pip --quiet --disable-pip-version-check download --dest "$base/wheels" \
     --only-binary :all: --python-version 3.11 --implementation cp \
-    --requirement "$base/requirements.txt" pip 'setuptools>=77' wheel \
+    --requirement "$base/requirements.txt" --constraint "$base/constraints.txt" pip 'setuptools>=77' wheel \
     >>"$base/install.log" 2>&1 || unavailable "wheels cannot be had, see $base/install.log"
 
 rm -f "$base/unavailable"

@@ -36,7 +36,7 @@ class Answer:
 def make_base_images(daemon: DockerDaemon) -> None:
     """Imports what `make compose-test` has prepared: two images, one with pip and wheels."""
     arguments = ("--change", 'CMD ["python3"]', str(BASE / "python.tar"), "sangsang-test-python")
-    daemon.docker("import", *arguments)
+    daemon.docker("import", *arguments, timeout_s=BUILD_TIMEOUT_S)
     file = ROOT / "tests" / "compose" / "build.Dockerfile"
     command = ["docker", "build", "--file", str(file), "--tag", "sangsang-test-build"]
     command.append(str(BASE / "wheels"))
