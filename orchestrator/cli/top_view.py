@@ -65,7 +65,7 @@ def _head(window: Window, silent: Sequence[str]) -> Text:
         (f"{waiting:.0f} waiting", _WARNING if waiting else ""),
         ", ",
         duration(_now(window, declared.BACKLOG_SECONDS)),
-        " of work ahead  ",
+        " of work  ",
         (_stretch(window), "dim"),
     )
     for address in silent:
@@ -77,7 +77,7 @@ def _stretch(window: Window) -> str:
     if not window.ends:
         return "nobody answers"
     if window.since_start:
-        return f"since the start, {span(window.seconds)} ago"
+        return f"since its start, {span(window.seconds)}"
     return f"over the last {span(window.seconds)}"
 
 

@@ -18,7 +18,7 @@ from sangsang.orchestrator.local_mesh import LocalMesh
 from sangsang.services.runtime.metrics import declarations
 
 SERVICES = ("orchestrator", *STAGES)
-ASKED = {"model_id": "tiny", "prompt": "a cat", "scheduler": "ddim", "guidance_scale": 3.0}
+ASKED = {"model_id": "pocket", "prompt": "a cat", "scheduler": "ddim", "guidance_scale": 3.0}
 FREE, PRO = imaging.TIER_FREE, imaging.TIER_PRO
 
 
@@ -38,7 +38,7 @@ class Measured:
         infer = self.model.engine.infer
 
         def slow(inputs):
-            time.sleep(0.02)
+            time.sleep(0.03)
             return infer(inputs)
 
         self.model.engine.infer = slow
@@ -66,27 +66,27 @@ async def run_into_trouble(one):
     """One request is late, one is cancelled, and meanwhile one is refused."""
     mesh = one.mesh
     one.slow_down()
-    late = await code_of(mesh.generate(**ASKED, step_count=24, timeout=0.3, tier=FREE))
+    late = await code_of(mesh.generate(**ASKED, step_count=20, timeout=0.3, tier=FREE))
     assert late.code() is grpc.StatusCode.DEADLINE_EXCEEDED
-    call = mesh.stream(**ASKED, step_count=24, tier=FREE, tenant="shop-1")
+    call = mesh.stream(**ASKED, step_count=20, tier=FREE, tenant="shop-1")
     async for event in call:
         if event.WhichOneof("event") == "progress":
             break
     refused = await code_of(mesh.generate(**ASKED, tier=PRO, tenant="shop-1"))
     assert reason_of(refused) == "TENANT_IN_FLIGHT"
     call.cancel()
-    counts = mesh.counts()
+    counts = mesh.counts("pocket")
     await until(lambda: counts.left_job_count + counts.failed_job_count == 2)
     one.speed_up()
 
 
-async def test_each_service_says_what_happened(tiny, cache_dir):
-    async with measured([tiny], cache_dir, tenant_in_flight_count=1) as one:
+async def test_each_service_says_what_happened(pocket, cache_dir):
+    async with measured([pocket], cache_dir, tenant_in_flight_count=1) as one:
         await run_into_trouble(one)
         await one.mesh.generate(**ASKED, step_count=3, tier=FREE)
         await one.mesh.generate(**ASKED, step_count=4, tier=PRO, image_count=2, timeout=60)
         values = {service: await one.values(service) for service in SERVICES}
-        counts = one.mesh.counts()
+        counts = one.mesh.counts("pocket")
     orchestrator, diffusion = values["orchestrator"], values["diffusion"]
 
     assert orchestrator.by(declarations.PICTURES, "tier", "outcome") == {
@@ -139,8 +139,8 @@ async def test_each_service_says_what_happened(tiny, cache_dir):
         assert found.of(declarations.ENGINE_WAIT_SECONDS, "_count") >= 3
 
 
-async def test_a_slow_bucket_names_a_trace(tiny, cache_dir):
-    async with measured([tiny], cache_dir) as one:
+async def test_a_slow_bucket_names_a_trace(pocket, cache_dir):
+    async with measured([pocket], cache_dir) as one:
         await one.mesh.generate(**ASKED, step_count=2)
         [root] = one.mesh.spans.named("ImageGenerationService/GenerateImages", server=True)
         trace_id = f"{root.context.trace_id:032x}"
@@ -163,10 +163,10 @@ async def test_a_slow_bucket_names_a_trace(tiny, cache_dir):
     assert trace_ids(texts["text_encoding"], declarations.ENGINE_WAIT_SECONDS) == {trace_id}
 
 
-async def test_two_meshes_in_one_process_do_not_mix(tiny, cache_dir):
+async def test_two_meshes_in_one_process_do_not_mix(pocket, cache_dir):
     async with (
-        measured([tiny], cache_dir) as one,
-        measured([tiny], cache_dir) as other,
+        measured([pocket], cache_dir) as one,
+        measured([pocket], cache_dir) as other,
     ):
         await one.mesh.generate(**ASKED, step_count=2)
         await other.mesh.generate(**ASKED, step_count=2, image_count=2)
@@ -179,9 +179,9 @@ async def test_two_meshes_in_one_process_do_not_mix(tiny, cache_dir):
             assert diffusion.of(declarations.JOBS, outcome="finished") == count
 
 
-async def test_labels_are_none_of_the_callers(tiny, cache_dir):
+async def test_labels_are_none_of_the_callers(pocket, cache_dir):
     """What callers send must not make series without end."""
-    async with measured([tiny], cache_dir) as one:
+    async with measured([pocket], cache_dir) as one:
         await one.mesh.generate(**ASKED, step_count=1, tenant="shop-7")
         for fields in ({"model_id": "no-such-model"}, {**ASKED, "scheduler": "no-such"}):
             await code_of(one.mesh.generate(**fields))
@@ -221,7 +221,7 @@ def test_processes_serve_metrics_to_top_and_one_whose_port_is_taken_does_without
             result = CliRunner().invoke(app, ["top", "--once", *named], env={"COLUMNS": "100"})
     assert result.exit_code == 0, result.output
     assert "0 running, 0 waiting" in result.output
-    assert "since the start" in result.output
+    assert "since its start" in result.output
     assert "100%" in result.output, "the only picture came in time"
     assert "does not answer" not in result.output
     log = (tmp_path / "postprocessing.log").read_text()

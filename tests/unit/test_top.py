@@ -86,7 +86,7 @@ def row(text, name):
 def test_a_frame_since_the_start_has_the_figures(orchestrator, diffusion):
     ends = {"a:1": scrape(orchestrator), "a:2": scrape(diffusion)}
     text = text_of(Window(ends, {}))
-    assert "4 running, 5 waiting, 2.2 s of work ahead  since the start, 100 s ago" in text
+    assert "4 running, 5 waiting, 2.2 s of work  since its start, 100 s\n" in text
     assert row(text, "device0")[:6] == ["device0", "0", "diffusion", "pocket", "6", "7"]
     assert row(text, "device0")[-1] == "90%"
     assert any("idle" in line and line.rstrip("│ ").endswith("25%") for line in text.splitlines())

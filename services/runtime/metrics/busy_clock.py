@@ -16,6 +16,7 @@ class BusyClock:
         self._running_count = 0
         # The sum of when the running ones began: one number, however many there are.
         self._started_s = 0.0
+        self._told_s = 0.0
 
     def begin(self, now_s: float) -> None:
         """Notes that work begins."""
@@ -34,4 +35,7 @@ class BusyClock:
     def seconds(self, now_s: float) -> float:
         """Returns the seconds of work so far; never less than what was returned before."""
         with self._lock:
-            return self._done_s + self._running_count * now_s - self._started_s
+            sum_s = self._done_s + self._running_count * now_s - self._started_s
+            # A fall by a rounding would be a restart to Prometheus, and all would count again.
+            self._told_s = max(self._told_s, sum_s)
+            return self._told_s
