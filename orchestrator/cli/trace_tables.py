@@ -15,9 +15,11 @@ from ..tracing.waterfall import Line, bar
 
 _ORCHESTRATOR_COLOUR = "#8a8f99"
 # Columns beside the bars.
-_OTHERS_WIDTH = 74
+_OTHERS_WIDTH = 94
 _LANES_WIDTH = 60
 _LEAST_BAR = 20
+# In percent; what is less is not worth a word.
+_LEAST_SHARE = 0.5
 
 
 def print_list(out: Console, response: messages.ListTracesResponse) -> None:
@@ -103,10 +105,8 @@ def _lane_bar(uses: Sequence[LaneUse], start_ns: int, end_ns: int, width: int) -
 def shares_text(summary: messages.TraceSummary, most: int) -> str:
     """Returns where a request's time went, e.g. `diffusion 81 %, lane wait 9 %`."""
     whole = _ms(summary.duration) or 1.0
-    shares = [
-        f"{one.name} {100 * _ms(one.duration) / whole:.0f} %" for one in summary.time_shares[:most]
-    ]
-    return ", ".join(shares)
+    shares = [(one.name, 100 * _ms(one.duration) / whole) for one in summary.time_shares[:most]]
+    return ", ".join(f"{name} {share:.0f} %" for name, share in shares if share >= _LEAST_SHARE)
 
 
 def _print_head(out: Console, one: messages.TraceSummary) -> None:
