@@ -14,8 +14,9 @@ from ..tracing.lanes import LaneUse, lane_columns, lane_shares
 from ..tracing.waterfall import Line, bar
 
 _ORCHESTRATOR_COLOUR = "#8a8f99"
-# Columns beside the bars.
+# Columns beside the bars, with notes where the terminal has room for them, and without.
 _OTHERS_WIDTH = 94
+_NARROW_WIDTH = 64
 _LANES_WIDTH = 60
 _LEAST_BAR = 20
 # In percent; what is less is not worth a word.
@@ -51,8 +52,12 @@ def print_trace(out: Console, summary: messages.TraceSummary | None, lines: Iter
     start_ns, end_ns = lines[0].start_ns, max(span.end_ns for span in lines[0].spans)
     if summary is not None:
         _print_head(out, summary)
-    width = max(out.width - _OTHERS_WIDTH, _LEAST_BAR)
-    table = Table("span", "service", "at", "ms", "", "", pad_edge=False, box=None)
+    noted = out.width >= _OTHERS_WIDTH + _LEAST_BAR
+    width = max(out.width - (_OTHERS_WIDTH if noted else _NARROW_WIDTH), _LEAST_BAR // 2)
+    table = Table("span", "service", "at", "ms", "", pad_edge=False, box=None)
+    if noted:
+        table.add_column()
+    table.columns[0].no_wrap = table.columns[1].no_wrap = True
     for column in (2, 3):
         table.columns[column].justify = "right"
     for line in lines:
@@ -63,7 +68,7 @@ def print_trace(out: Console, summary: messages.TraceSummary | None, lines: Iter
             f"{(line.start_ns - start_ns) / 1e6:.1f}",
             f"{line.duration_ns / 1e6:.1f}",
             _coloured(bar(line, start_ns, end_ns, width), colour),
-            Text(line.note, style="dim"),
+            *([Text(line.note, style="dim")] if noted else []),
         )
     out.print(table)
 
