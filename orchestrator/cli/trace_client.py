@@ -109,7 +109,7 @@ def page_trace(
         came = one.start_time.ToDatetime().strftime("%Y-%m-%d %H:%M:%S UTC")
         facts = [one.model_id, one.tier, one.tenant, one.status, length, came, *facts]
     names = {
-        trace_id: f"{other.request_id[:13]} {other.tier}"
+        trace_id: f"request {other.request_id[:13]}"
         for trace_id, other in {**found.neighbours, **others}.items()
     }
     return PageTrace(title, [*filter(None, facts)], found.root, names, uses)

@@ -14,10 +14,13 @@ from ..tracing.lanes import LaneUse, lane_columns, lane_shares
 from ..tracing.waterfall import Line, bar
 
 _ORCHESTRATOR_COLOUR = "#8a8f99"
-# Columns beside the bars.
-_OTHERS_WIDTH = 74
+# Columns beside the bars, with notes where the terminal has room for them, and without.
+_OTHERS_WIDTH = 94
+_NARROW_WIDTH = 64
 _LANES_WIDTH = 60
 _LEAST_BAR = 20
+# In percent; what is less is not worth a word.
+_LEAST_SHARE = 0.5
 
 
 def print_list(out: Console, response: messages.ListTracesResponse) -> None:
@@ -49,8 +52,12 @@ def print_trace(out: Console, summary: messages.TraceSummary | None, lines: Iter
     start_ns, end_ns = lines[0].start_ns, max(span.end_ns for span in lines[0].spans)
     if summary is not None:
         _print_head(out, summary)
-    width = max(out.width - _OTHERS_WIDTH, _LEAST_BAR)
-    table = Table("span", "service", "at", "ms", "", "", pad_edge=False, box=None)
+    noted = out.width >= _OTHERS_WIDTH + _LEAST_BAR
+    width = max(out.width - (_OTHERS_WIDTH if noted else _NARROW_WIDTH), _LEAST_BAR // 2)
+    table = Table("span", "service", "at", "ms", "", pad_edge=False, box=None)
+    if noted:
+        table.add_column()
+    table.columns[0].no_wrap = table.columns[1].no_wrap = True
     for column in (2, 3):
         table.columns[column].justify = "right"
     for line in lines:
@@ -61,7 +68,7 @@ def print_trace(out: Console, summary: messages.TraceSummary | None, lines: Iter
             f"{(line.start_ns - start_ns) / 1e6:.1f}",
             f"{line.duration_ns / 1e6:.1f}",
             _coloured(bar(line, start_ns, end_ns, width), colour),
-            Text(line.note, style="dim"),
+            *([Text(line.note, style="dim")] if noted else []),
         )
     out.print(table)
 
@@ -103,10 +110,8 @@ def _lane_bar(uses: Sequence[LaneUse], start_ns: int, end_ns: int, width: int) -
 def shares_text(summary: messages.TraceSummary, most: int) -> str:
     """Returns where a request's time went, e.g. `diffusion 81 %, lane wait 9 %`."""
     whole = _ms(summary.duration) or 1.0
-    shares = [
-        f"{one.name} {100 * _ms(one.duration) / whole:.0f} %" for one in summary.time_shares[:most]
-    ]
-    return ", ".join(shares)
+    shares = [(one.name, 100 * _ms(one.duration) / whole) for one in summary.time_shares[:most]]
+    return ", ".join(f"{name} {share:.0f} %" for name, share in shares if share >= _LEAST_SHARE)
 
 
 def _print_head(out: Console, one: messages.TraceSummary) -> None:

@@ -15,6 +15,13 @@ from .tree import Node, is_step
 from .waterfall import Line, singly, waterfall
 
 ORCHESTRATOR_COLOUR = "#7a8190"
+# Of what is no stage's own time.
+_PLACE_COLOURS = {
+    "step wait": "#9db8ee",
+    "lane wait": "#c9a8c6",
+    "admission wait": "#a4439c",
+    "between services": "#b4bac6",
+}
 _PAGE = Path(__file__).with_name("page.html")
 _PLACE = "/*trace*/null"
 
@@ -142,4 +149,5 @@ def _name(trace_id: str, trace: PageTrace) -> str:
 
 
 def _colour(place: str) -> str:
-    return STAGE_COLOURS.get(place.replace(" ", "_"), ORCHESTRATOR_COLOUR)
+    colours = {**_PLACE_COLOURS, **STAGE_COLOURS}
+    return colours.get(place, colours.get(place.replace(" ", "_"), ORCHESTRATOR_COLOUR))

@@ -104,7 +104,7 @@ class TraceInspection(services.TraceInspectionServiceServicer):
             return last[0].trace_id, last[0]
         named = named.lower()
         requests = self._store.requests(lambda facts: facts.request_id.startswith(named), 2)
-        found = {facts.trace_id: facts for facts in requests}
+        found: dict[str, RequestFacts | None] = {one.trace_id: one for one in requests}
         for trace_id in self._store.trace_ids(named):
             found.setdefault(trace_id, self._first_of(trace_id))
         if not named or len(found) > 1:

@@ -25,7 +25,7 @@ class Node:
 
     def walk(self, depth: int = 0) -> Iterator[tuple[int, "Node"]]:
         """Yields this node and all below, each with its depth, parents first."""
-        waiting = [(depth, self)]
+        waiting: list[tuple[int, Node]] = [(depth, self)]
         while waiting:
             at, node = waiting.pop()
             yield at, node

@@ -12,7 +12,7 @@ Times = tuple[tuple[int, int], ...]
 
 # What is worth a word beside a line, and the word.
 _NOTES = {
-    telemetry.BATCH_ROWS: "{:g} rows",
+    telemetry.BATCH_ROWS: "{:.3g} rows",
     telemetry.ENGINE_MODULE: "{}",
     telemetry.CACHE_HIT: "cache hit",
     telemetry.JOINED: "joined",
