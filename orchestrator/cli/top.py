@@ -21,8 +21,8 @@ def top(
         list[str] | None,
         typer.Option(
             "--metrics",
-            help=f"host:port of a service's metrics; repeat it for others. With one on this machine, "
-            "the ports after it are read too, where `sangsang up` has the stages. "
+            help="host:port of a service's metrics; repeat it for others. With one on this "
+            "machine, the ports after it are read too, where `sangsang up` has the stages. "
             f"Default: {DEFAULT_METRICS}.",
         ),
     ] = None,
