@@ -54,7 +54,7 @@ class ReplicaHealth:
     @property
     def usable_counts(self) -> Mapping[StageName, int]:
         """By stage, its replicas that take calls."""
-        counts = {stage: 0 for stage, _ in self._usable}
+        counts: dict[StageName, int] = {stage: 0 for stage, _ in self._usable}
         for (stage, _), usable in self._usable.items():
             counts[stage] += usable
         return counts

@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from typing import Literal, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 from ..services.runtime.deadlines import Deadline
 from ..services.runtime.errors import (
@@ -86,7 +86,7 @@ class RequestMetrics:
         ticket: Ticket,
         deadline: Deadline,
         feed: ProgressFeed,
-        task: "asyncio.Future[object]",
+        task: "asyncio.Future[Any]",
     ) -> None:
         """Notes that a request that was let in has ended.
 
@@ -117,7 +117,7 @@ class RequestMetrics:
             self._misses.labels(plan.tier, phase).inc()
 
 
-def _outcome(task: "asyncio.Future[object]", deadline: Deadline) -> Outcome:
+def _outcome(task: "asyncio.Future[Any]", deadline: Deadline) -> Outcome:
     left_s = deadline.time_left_s
     if task.cancelled():
         # Nobody waits any more: they left, or the time of the last of them was up.

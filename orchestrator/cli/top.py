@@ -12,6 +12,8 @@ from .top_scrapes import MeshWatch
 from .top_view import frame
 
 DEFAULT_METRICS = f"127.0.0.1:{DEFAULT_METRICS_PORT}"
+# Elsewhere a port that nobody listens on may cost seconds.
+_THIS_MACHINE = ("127.", "localhost:")
 
 
 def top(
@@ -19,8 +21,9 @@ def top(
         list[str] | None,
         typer.Option(
             "--metrics",
-            help=f"host:port of a service's metrics; repeat it, the orchestrator's first. Default: "
-            f"{DEFAULT_METRICS} and the ports after it, where `sangsang up` has all of them.",
+            help="host:port of a service's metrics; repeat it for others. With one on this "
+            "machine, the ports after it are read too, where `sangsang up` has the stages. "
+            f"Default: {DEFAULT_METRICS}.",
         ),
     ] = None,
     interval: Annotated[
@@ -53,7 +56,9 @@ def top(
     start. A mesh that was not started by `sangsang up` serves its metrics
     where SANGSANG_METRICS_PORT says.
     """
-    watch = MeshWatch(metrics or [DEFAULT_METRICS], follow=not metrics)
+    addresses = metrics or [DEFAULT_METRICS]
+    follow = len(addresses) == 1 and addresses[0].startswith(_THIS_MACHINE)
+    watch = MeshWatch(addresses, follow=follow)
     window = watch.look()
     if not window.ends:
         raise typer.Exit(fail(_nobody(watch.silent)))

@@ -181,6 +181,7 @@ async def test_further_services_are_found_on_the_next_ports(orchestrator, diffus
         result = await asyncio.to_thread(CliRunner().invoke, app, ["top", "--once"])
         assert result.exit_code == 0, result.output
         assert "4 running, 5 waiting" in result.output
+        assert "diffusion service are not read" in result.output, "it has been closed"
     finally:
         await orchestrator.close()
         await diffusion.close()

@@ -10,6 +10,7 @@ from scraping import Values
 from sangsang.orchestrator.dispatcher import Dispatcher
 from sangsang.orchestrator.lane_metrics import LaneMetrics
 from sangsang.orchestrator.progress import ProgressFeed
+from sangsang.orchestrator.replica_health import ReplicaHealth
 from sangsang.orchestrator.request_metrics import RequestMetrics
 from sangsang.orchestrator.scheduling.admission import Backlog
 from sangsang.orchestrator.scheduling.scheduler import Policy, Scheduler
@@ -171,3 +172,17 @@ def test_refusals_have_their_reasons_and_the_backlog_is_read(metrics):
     assert values.of(declarations.REQUESTS_WAITING) == 2
     assert values.of(declarations.REQUESTS_RUNNING) == 3
     assert values.of(declarations.BACKLOG_SECONDS, tier="pro") == 1.5
+
+
+def test_a_replica_that_goes_is_counted_each_time_and_comes_back():
+    replicas = {("diffusion", "a:1"): None, ("diffusion", "b:1"): None}
+    told = []
+    health = ReplicaHealth(replicas, on_change=lambda *change: told.append(change), on_silence=None)
+    assert health.usable_counts == {"diffusion": 2}
+    for _ in range(2):
+        for answers in (False, True):
+            health._answers["diffusion", "a:1"] = answers
+            health._tell(("diffusion", "a:1"))
+            assert health.usable_counts == {"diffusion": 1 + answers}
+    assert health.loss_counts == {"diffusion": 2}
+    assert len(told) == 4
