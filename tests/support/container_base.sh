@@ -36,7 +36,7 @@ fi
 
 # The images' Python is Debian's 3.11; wheels for it are wanted whatever Python this is.
 .venv/bin/python deploy/requirements.py cpu >"$base/requirements.txt"
-# The versions that the other tests have run with; pip would look for others for minutes, too.
+# The versions that the other tests have run with.
 .venv/bin/python -c 'import importlib.metadata as m
 print(*sorted({f"{d.name}=={d.version}" for d in m.distributions() if "+" not in d.version}), sep="\n")' |
     grep -v -i -E '^(sangsang|pip|setuptools|wheel)==' >"$base/constraints.txt"
