@@ -13,8 +13,9 @@ from dataclasses import dataclass, field
 
 from .work import HEAVY_STAGE, Model, StageName, Work
 
-# Share of a new observation; about the last forty count.
-_FOLLOW = 0.05
+# Share of a new observation; about the last ten count, each a whole picture. So a machine that was
+# slow for a moment is not taken for slow for long.
+_FOLLOW = 0.2
 # What the least grows by with each observation, so that it does not stay for ever.
 _FORGET = 1.01
 # Keeps the line level while all batches are of one size.

@@ -19,6 +19,7 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
+from ...services.runtime.errors import DeadlineTooShort
 from ...services.runtime.row_scheduling import DEFAULT_TIER_WEIGHTS
 from .accuracy import Accuracy
 from .admission import AdmissionLimits, Backlog, Estimate, check_admission
@@ -131,8 +132,14 @@ class Scheduler:
             Overloaded: too much waits.
             DeadlineTooShort: it cannot be done in its time.
         """
-        estimate = self.estimate(work)
-        check_admission(work, self.backlog, self._limits, estimate, now_s)
+        estimate, accuracy = self.estimate(work), self._accuracy_of(work)
+        try:
+            check_admission(work, self.backlog, self._limits, estimate, now_s)
+        except DeadlineTooShort as refusal:
+            # Without a time to come back, the work itself takes too long.
+            if refusal.retry_delay_s is None or not accuracy.doubts():
+                raise
+        accuracy.enter()
         ticket = Ticket(work, now_s, estimate.raw_s)
         seconds = self.costs.picture_seconds(work, self._policy.row_limit_of(work))
         ticket.pictures = tuple(Picture(ticket, seconds) for _ in range(work.picture_count))
@@ -152,8 +159,9 @@ class Scheduler:
         # In batches that are as full as the devices are.
         rows = min(full, self._lane_rows / device_count + work.row_count)
         # The row scheduler keeps a step as short as its leader's deadline asks for. So what has to
-        # be done in time is its own rows alone, and before them the step that runs when it comes.
-        running_s = costs.steps_s(work, full) / work.step_count if self._lane_rows else 0.0
+        # be done in time is its own rows alone, and half the step that runs before.
+        running_rows = min(full, self._lane_rows / device_count)
+        running_s = costs.steps_s(work, running_rows) / work.step_count / 2 if running_rows else 0.0
         alone_s = costs.steps_s(work, work.row_count)
         return Estimate(
             wait_s=wait_s,
@@ -171,8 +179,9 @@ class Scheduler:
     def leave(self, ticket: Ticket, now_s: float, *, finished: bool) -> None:
         """Takes a request out, whatever became of it. It has no tasks any more."""
         work, took_s = ticket.work, now_s - ticket.admitted_s
+        self._accuracy_of(work).leave()
         if finished or (work.deadline_s is not None and now_s >= work.deadline_s):
-            self._accuracy_of(work).observe(ticket.estimate_s, took_s)
+            self._accuracy_of(work).observe(ticket.estimate_s, took_s, finished=finished)
         self.backlog.admitted -= 1
         if not ticket.started:
             self.backlog.waiting -= 1

@@ -10,7 +10,6 @@ from ..runtime.engines.adapter_bank import SCALE_NAME
 from ..runtime.engines.engine import Array, Engine
 from ..runtime.errors import CorruptTensor, StageFailed
 from ..runtime.models.preview_map import PreviewMap
-from ..runtime.worker import queue_seconds
 from .jobs import Picture
 from .rows import Rows
 
@@ -32,14 +31,12 @@ class BatchResult:
         started_ns: wall clock at the start, in nanoseconds since the epoch.
         ended_ns: wall clock at the end.
         seconds: duration.
-        queue_seconds: how long it waited for the engine's thread.
     """
 
     members: tuple[StepResult, ...]
     started_ns: int
     ended_ns: int
     seconds: float
-    queue_seconds: float = 0.0
 
 
 def run_batch(
@@ -69,7 +66,7 @@ def run_batch(
             first += member.row_count
             results.append(_advance(member, part, preview_map))
     seconds = time.perf_counter() - started_s
-    return BatchResult(tuple(results), started_ns, time.time_ns(), seconds, queue_seconds())
+    return BatchResult(tuple(results), started_ns, time.time_ns(), seconds)
 
 
 def _gather(members: Sequence[Rows]) -> dict[str, Array]:

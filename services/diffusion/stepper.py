@@ -17,7 +17,7 @@ from ..runtime.engines.engine import Engine
 from ..runtime.errors import DeadlinePassed, MeshError, Overloaded, StageFailed
 from ..runtime.models.preview_map import PreviewMap
 from ..runtime.row_scheduling import RowScheduler
-from ..runtime.worker import EngineWorker
+from ..runtime.worker import EngineWorker, queue_seconds
 from .batch import BatchResult, StepResult, run_batch
 from .jobs import BatchKey, DenoiseJob, Finished, StepDone
 from .mailbox import Mailbox
@@ -203,7 +203,7 @@ class Stepper:
 
         A step that was given up while it ran leaves everything as it is.
         """
-        error = None
+        error, waited_s = None, queue_seconds()
         kind = ("step", self._engine.digest, batch.key)
         rows = [member.rows for member in batch.members]
         try:
@@ -221,7 +221,7 @@ class Stepper:
                 return False
             self._running = None
             news = self._fail(batch.members, error) if error else self._settle(batch, result)
-        self._observe(batch, result, error)
+        self._observe(batch, result, error, waited_s)
         self._post(news)
         return True
 
@@ -262,7 +262,9 @@ class Stepper:
         self.counts.failed_job_count += len(failed)
         return [(member.mailbox, error) for member in failed]
 
-    def _observe(self, batch: _Batch, result: BatchResult, error: MeshError | None) -> None:
+    def _observe(
+        self, batch: _Batch, result: BatchResult, error: MeshError | None, waited_s: float = 0.0
+    ) -> None:
         if self._observer is None:
             return
         step = BatchStep(
@@ -273,7 +275,7 @@ class Stepper:
             row_count=batch.row_count,
             started_ns=result.started_ns,
             ended_ns=result.ended_ns,
-            queue_seconds=result.queue_seconds,
+            queue_seconds=waited_s,
             error=error,
         )
         try:

@@ -28,12 +28,14 @@ class FakeUnet:
     def __init__(self, delay_s: float = 0.0, gate: threading.Semaphore | None = None) -> None:
         self.delay_s = delay_s
         self.gate = gate
+        self.entered_count = 0
         self.batch_sizes: list[int] = []
         self.threads: set[str] = set()
         self.poison: float | None = None
         self.failures: list[Exception] = []
 
     def infer(self, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        self.entered_count += 1
         if self.gate is not None:
             assert self.gate.acquire(timeout=20), "the test never let the step go"
         time.sleep(self.delay_s)

@@ -4,6 +4,7 @@ What is enqueued runs at once; what is enqueued while a stream captures is kept 
 and shapes of that moment and runs, as often as one likes, when it is replayed.
 """
 
+import threading
 from contextlib import contextmanager
 
 import numpy as np
@@ -53,9 +54,14 @@ class HostDevice(CudaDevice):
     """Also counts: `graphs` are all that were captured."""
 
     def __init__(self):
-        self.current = None
+        # Each thread has a current stream of its own, as in torch.
+        self._thread = threading.local()
         self.graphs = []
         self.refuses_capture = False
+
+    @property
+    def current(self):
+        return getattr(self._thread, "stream", None)
 
     def architecture(self, backend):
         return GPU.architecture
@@ -68,11 +74,11 @@ class HostDevice(CudaDevice):
 
     @contextmanager
     def using(self, stream):
-        before, self.current = self.current, stream
+        before, self._thread.stream = self.current, stream
         try:
             yield stream
         finally:
-            self.current = before
+            self._thread.stream = before
 
     @contextmanager
     def in_turn(self, stream):

@@ -4,12 +4,13 @@ import math
 import random
 from collections import Counter
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from virtual_device import Costs, Device
 
-from sangsang.services.runtime.row_scheduling import ProfiledCosts
+from sangsang.services.runtime.row_scheduling import ProfiledCosts, scheduler
 from sangsang.services.runtime.row_scheduling.scheduler import AGEING_PICK_COUNT
 
 # Picks after which a job is old, in the test of the bound.
@@ -171,6 +172,37 @@ def test_a_small_tier_comes_first_until_its_share_is_used():
         device.run(3)
         assert not job.remaining_step_count
         device.run(10)
+
+
+def test_a_small_job_that_has_begun_is_finished_before_turns_go_on(monkeypatch):
+    """Beyond its share too: three steps in a row, and not one in each turn of the crowd's tier."""
+
+    def longest_gap():
+        device = Device(costs=Costs(overhead=0.0))
+        flood(device, 5, tier="pro", row_count=8)
+        device.run(100)
+        gaps = []
+        for _ in range(40):
+            job = device.add(tier="free", step_count=3)
+            while job.remaining_step_count:
+                device.step()
+            gaps.append(max(np.diff(job.picks)))
+        return max(gaps)
+
+    assert longest_gap() == 1
+    monkeypatch.setattr(scheduler, "LAST_STEP_COUNT", 0)
+    assert longest_gap() > 1
+
+
+@pytest.mark.parametrize("step_count", [1, 3])
+def test_small_jobs_get_no_more_than_their_share_in_the_long_run(step_count):
+    device = Device(costs=Costs(overhead=0.0, cap=2))
+    flood(device, 20, tier="pro", row_count=2)
+    for _ in range(500):
+        if sum(job.tier == "free" for job in device.jobs) < 10:
+            device.add(tier="free", row_count=2, step_count=step_count)
+        device.run(1)
+    assert device.compute["free"] / device.now_s == pytest.approx(0.2, abs=0.02)
 
 
 def test_a_tier_without_a_weight_has_one():

@@ -166,7 +166,7 @@ async def test_a_job_that_makes_way_keeps_what_it_has():
         patient, urgent = fake_job(1, guidance=3.0), fake_job(2, guidance=3.0)
         urgent = replace(urgent, deadline_s=time.monotonic() + 30)
         waiting = asyncio.create_task(run(loop, patient))
-        await until(lambda: loop.counts.step_count == 2)
+        await until(lambda: engine.entered_count == 3)
         hurrying = asyncio.create_task(run(loop, urgent))
         await until(lambda: loop.job_count == 2)
         for _ in range(20):
@@ -225,8 +225,7 @@ async def test_a_step_in_flight_for_nobody_is_counted_as_wasted():
     engine = gated()
     async with running(engine) as loop:
         task = asyncio.create_task(run(loop, fake_job()))
-        await until(lambda: loop.job_count == 1)
-        await asyncio.sleep(0.02)
+        await until(lambda: engine.entered_count == 1)
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
             await task

@@ -23,6 +23,10 @@ OLD_PICK_COUNT = 512
 AGEING_PICK_COUNT = 8
 # Full steps that a tier may save up while it needs less than its share.
 TIER_STEP_COUNT = 8
+# A job that has begun and has no more steps to go than these is finished first, as long as its tier
+# is no more full steps ahead than this.
+LAST_STEP_COUNT = 3
+AHEAD_STEP_COUNT = 1
 # Full steps by which a tenant may be ahead of another before deadlines no longer help it.
 TENANT_STEP_COUNT = 8
 # Part of a job's time that its steps may take together: they never take exactly what they should.
@@ -102,13 +106,30 @@ class RowScheduler:
             oldest = min(candidates, key=lambda one: one.last_pick)
             if self.pick_count - oldest.last_pick > self._old_pick_count:
                 return oldest
-        tier = min(self._inside, key=self._tier_order)
-        keys = self._inside[tier].keys
-        own = [one for one in candidates if one.tier == tier]
+        behind = min(self._inside, key=self._tier_order)
+        own = self._finishing(candidates, behind)
+        own = own or [one for one in candidates if one.tier == behind]
+        keys = self._inside[own[0].tier].keys
         # Among equal keys the one whose job has waited longest.
         first = min(own, key=lambda one: (keys.level(one.key), one.last_pick))
         same = [one for one in own if one.key == first.key]
         return min(same, key=self._order(first.key, now_s))
+
+    def _finishing(self, candidates: Sequence[C], behind: str) -> list[C]:
+        """Returns the jobs of one tier that come before those of the tier that is furthest behind.
+
+        Small jobs that took turns with a crowd at each step would all be late; finished one by one,
+        those that have begun are in time.
+        """
+        least = self._tiers.level(behind)
+        found: dict[str, list[C]] = {}
+        for one in candidates:
+            begun = one.remaining_step_count < one.step_count
+            if begun and one.tier != behind and one.remaining_step_count <= LAST_STEP_COUNT:
+                ahead = (self._tiers.level(one.tier) - least) * self._weight(one.tier)
+                if ahead <= AHEAD_STEP_COUNT * self.costs.step_cost(one.key, self._cap(one.key)):
+                    found.setdefault(one.tier, []).append(one)
+        return found[min(found, key=self._tier_order)] if found else []
 
     def _tier_order(self, tier: str) -> tuple[float, float, str]:
         return self._tiers.level(tier), -self._weight(tier), tier

@@ -71,6 +71,10 @@ def run(
     engines: Annotated[
         list[str] | None, typer.Option(help="`cpu` or `timed`; again for both. Default: both.")
     ] = None,
+    shares: Annotated[
+        list[float] | None,
+        typer.Option("--share", help="A load, of capacity; again for more. Default: all."),
+    ] = None,
     output: Annotated[
         Path | None,
         typer.Option(help="The CSV to write. Default: one of tests/benchmarks/results."),
@@ -96,7 +100,7 @@ def run(
             raise typer.BadParameter(f"no environment {path}; `make .venv-{name}/.bench` makes it")
     try:
         kind = "tuning" if tune else "short" if short else "full"
-        parts = schedule.only(_SCHEDULES[kind](), only or (), engines or ())
+        parts = schedule.only(_SCHEDULES[kind](), only or (), engines or (), shares or ())
     except ValueError as error:
         raise typer.BadParameter(str(error)) from error
     # Ends as Ctrl-C does: with everything that was started.
@@ -120,7 +124,7 @@ def run(
             # Half an hour is long: what is measured is kept whatever happens next.
             write_csv(path, rows)
     console.print(f"wrote {path}", highlight=False)
-    if kind == "full" and not (only or engines or output):
+    if kind == "full" and not (only or engines or shares or output):
         write_report(path)
     print(report_text(Figures(rows)))
     failures = [row for row in rows if row.metric == FAILURE]

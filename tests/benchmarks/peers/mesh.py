@@ -10,6 +10,7 @@ import grpc
 from sangsang.imaging.v1 import image_generation_service_pb2 as imaging
 from sangsang.imaging.v1 import image_generation_service_pb2_grpc as imaging_grpc
 from sangsang.orchestrator.local_mesh import STAGES, LocalMesh
+from sangsang.orchestrator.validation import TENANT_KEY
 
 from .contender import Refused, Reply, Site
 from .load import Ask
@@ -61,7 +62,8 @@ class MeshContender:
 class MeshClient:
     """Calls the public API."""
 
-    def __init__(self, address: str, model_id: str) -> None:
+    def __init__(self, address: str, model_id: str, *, tenant: str = "") -> None:
+        self._metadata = ((TENANT_KEY, tenant),) if tenant else ()
         self._channel = grpc.aio.insecure_channel(address)
         self._stub = imaging_grpc.ImageGenerationServiceStub(self._channel)
         self._model_id = model_id
@@ -78,7 +80,9 @@ class MeshClient:
             if previews:
                 return await self._streamed(spec, ask)
             request = imaging.GenerateImagesRequest(spec=spec)
-            response = await self._stub.GenerateImages(request, timeout=ask.patience_s)
+            response = await self._stub.GenerateImages(
+                request, timeout=ask.patience_s, metadata=self._metadata
+            )
             return Reply(response.images[0].data.content)
         except grpc.aio.AioRpcError as error:
             raise told(error) from error
@@ -91,7 +95,9 @@ class MeshClient:
             spec=spec, preview_interval_step_count=_PREVIEW_INTERVAL
         )
         started_s, preview_s, picture = time.perf_counter(), None, b""
-        async for event in self._stub.StreamGenerateImages(request, timeout=ask.patience_s):
+        async for event in self._stub.StreamGenerateImages(
+            request, timeout=ask.patience_s, metadata=self._metadata
+        ):
             if preview_s is None and event.progress.preview.content:
                 preview_s = time.perf_counter() - started_s
             if event.image.data.content:

@@ -1,7 +1,7 @@
 """What a run measures: which contenders, on which engines, under which loads."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from .load import Rate
 
@@ -126,8 +126,13 @@ def tuning() -> list[Part]:
     ]
 
 
-def only(parts: Sequence[Part], names: Sequence[str], engines: Sequence[str]) -> list[Part]:
-    """Returns the parts with some contenders and kinds of engines alone; nothing named is all.
+def only(
+    parts: Sequence[Part],
+    names: Sequence[str],
+    engines: Sequence[str],
+    shares: Sequence[float] = (),
+) -> list[Part]:
+    """Returns the parts with some contenders, kinds of engines and loads alone; nothing is all.
 
     Raises:
         ValueError: a name is not among them.
@@ -142,7 +147,11 @@ def only(parts: Sequence[Part], names: Sequence[str], engines: Sequence[str]) ->
     return [
         Part(
             part.engines,
-            {name: loads for name, loads in part.loads.items() if not names or name in names},
+            {
+                name: replace(loads, shares=[s for s in loads.shares if not shares or s in shares])
+                for name, loads in part.loads.items()
+                if not names or name in names
+            },
             part.offline,
         )
         for part in parts

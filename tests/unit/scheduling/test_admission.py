@@ -87,11 +87,28 @@ def test_a_deadline_below_the_work_itself_is_not_worth_a_retry():
 def test_a_deadline_keeps_batches_small_but_for_the_step_that_runs():
     driver = drive()
     driver.denoising(step_count=100, tier="pro", row_count=2)
-    driver.admit(step_count=3, deadline_s=0.51, tier="other")
+    driver.admit(step_count=3, deadline_s=0.41, tier="other")
     with pytest.raises(DeadlineTooShort) as refused:
-        driver.admit(step_count=3, deadline_s=0.49, tier="another")
-    # A step of two rows that runs, and its own three of 0.1 s.
-    assert refused.value.metadata["estimate_ms"] == "500"
+        driver.admit(step_count=3, deadline_s=0.39, tier="another")
+    # Half of the step of two rows that runs, and its own three of 0.1 s.
+    assert refused.value.metadata["estimate_ms"] == "400"
+
+
+def test_an_estimate_that_keeps_all_of_a_tier_out_is_put_to_the_test():
+    """Else it would do so for ever: whoever is refused teaches nothing."""
+    driver = drive()
+    driver.denoising(step_count=100, tier="pro", row_count=2)
+
+    def is_refused() -> bool:
+        try:
+            driver.admit(step_count=3, deadline_s=0.39, tier="free")
+        except DeadlineTooShort:
+            return True
+        return False
+
+    assert [is_refused() for _ in range(5)] == [True] * 4 + [False]
+    # As long as that one is inside, it is the test.
+    assert all(is_refused() for _ in range(10))
 
 
 def test_steps_leave_time_to_finish():
@@ -179,6 +196,22 @@ def test_estimates_that_were_too_low_are_raised_and_lowered_again():
     took(1.0)
     estimate = scheduler.estimate(work)
     assert estimate.soonest_s == pytest.approx(estimate.raw_s, rel=0.05)
+
+
+def test_a_request_that_ran_out_of_time_says_that_its_estimate_was_too_low():
+    """Though it had less time than the estimate says: it needed more than it had."""
+    driver = drive()
+    scheduler = driver.scheduler
+    work = driver.admit().work
+
+    def learnt(*, finished: bool) -> float:
+        for _ in range(60):
+            ticket = driver.admit(deadline_s=5.0)
+            ticket.estimate_s = 8.0
+            scheduler.leave(ticket, 5.0, finished=finished)
+        return scheduler.estimate(work).soonest_s
+
+    assert learnt(finished=False) > 1.5 * learnt(finished=True)
 
 
 def test_what_ran_out_of_time_teaches_and_what_was_cancelled_does_not():
