@@ -12,6 +12,7 @@ from ..runtime.metrics.exemplars import exemplar_of
 from ..runtime.metrics.registry import Metrics
 from .models import DiffusionModel, UnetLoop
 from .stepper import BatchStep
+from .tracing import MemberTrace
 
 
 class StepMetrics:
@@ -48,7 +49,8 @@ class StepMetrics:
         def observe(step: BatchStep) -> None:
             if step.error is not None:
                 return
-            exemplars = (exemplar_of(job.trace) for job in step.jobs)
+            traces = [job.trace for job in step.jobs if isinstance(job.trace, MemberTrace)]
+            exemplars = (exemplar_of(member.context) for member in traces)
             # Any member's trace leads to the step, whose links lead to the others'.
             exemplar = next(filter(None, exemplars), None)
             seconds.observe((step.ended_ns - step.started_ns) / 1e9, exemplar)
