@@ -18,6 +18,7 @@ from ..services.runtime.errors import (
 from ..services.runtime.metrics import declarations
 from ..services.runtime.metrics.exemplars import current_exemplar
 from ..services.runtime.metrics.registry import Metrics
+from ..services.runtime.span_status import cancel_code
 from .plan import TIERS, GenerationPlan
 from .progress import ProgressFeed
 from .scheduling.admission import Backlog
@@ -34,8 +35,6 @@ _REFUSALS: tuple[type[MeshError], ...] = (
     StageUnavailable,
 )
 _PHASES = ("waiting", "running")
-# Both ends watch the deadline, and the caller's end may be the first to give up.
-_DEADLINE_SLACK_S = 0.05
 
 
 class RequestMetrics:
@@ -118,10 +117,9 @@ class RequestMetrics:
 
 
 def _outcome(task: "asyncio.Future[Any]", deadline: Deadline) -> Outcome:
-    left_s = deadline.time_left_s
     if task.cancelled():
         # Nobody waits any more: they left, or the time of the last of them was up.
-        return "late" if left_s is not None and left_s <= _DEADLINE_SLACK_S else "left"
+        return "left" if cancel_code(deadline.time_left_s) == "CANCELLED" else "late"
     error = task.exception()
     if error is None:
         return "finished"

@@ -31,7 +31,7 @@ class Accuracy:
         return min(max(self._ratio + self._deviation, _LEAST), _MOST)
 
     def enter(self) -> None:
-        """Notes that a request has come in by its estimate."""
+        """Notes that a request has come in."""
         self._inside_count += 1
         self._refusal_count = 0
 

@@ -179,9 +179,10 @@ class Scheduler:
     def leave(self, ticket: Ticket, now_s: float, *, finished: bool) -> None:
         """Takes a request out, whatever became of it. It has no tasks any more."""
         work, took_s = ticket.work, now_s - ticket.admitted_s
-        self._accuracy_of(work).leave()
+        accuracy = self._accuracy_of(work)
+        accuracy.leave()
         if finished or (work.deadline_s is not None and now_s >= work.deadline_s):
-            self._accuracy_of(work).observe(ticket.estimate_s, took_s, finished=finished)
+            accuracy.observe(ticket.estimate_s, took_s, finished=finished)
         self.backlog.admitted -= 1
         if not ticket.started:
             self.backlog.waiting -= 1
