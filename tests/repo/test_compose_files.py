@@ -6,23 +6,11 @@ from typing import Any
 
 import pytest
 import yaml
+from deployed_services import SETTINGS
 from settings_table import SECTIONS, variables
-
-from sangsang.orchestrator.settings import OrchestratorSettings
-from sangsang.services.diffusion.settings import DiffusionSettings
-from sangsang.services.postprocessing.settings import PostprocessingSettings
-from sangsang.services.preprocessing.settings import PreprocessingSettings
-from sangsang.services.text_encoding.settings import TextEncodingSettings
 
 DEPLOY = Path(__file__).parents[2] / "deploy"
 FILES = sorted(DEPLOY.glob("compose*.yaml"))
-SETTINGS = {
-    "text-encoding": TextEncodingSettings,
-    "preprocessing": PreprocessingSettings,
-    "diffusion": DiffusionSettings,
-    "postprocessing": PostprocessingSettings,
-    "orchestrator": OrchestratorSettings,
-}
 # What BatchSpanProcessor may take for the last spans, and a second for the rest.
 LAST_SPANS_S = 10 + 1
 

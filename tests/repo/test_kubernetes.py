@@ -7,23 +7,11 @@ from pathlib import Path
 import kubernetes_validate
 import pytest
 import yaml
-
-from sangsang.orchestrator.settings import OrchestratorSettings
-from sangsang.services.diffusion.settings import DiffusionSettings
-from sangsang.services.postprocessing.settings import PostprocessingSettings
-from sangsang.services.preprocessing.settings import PreprocessingSettings
-from sangsang.services.text_encoding.settings import TextEncodingSettings
+from deployed_services import SETTINGS
 
 KUBERNETES = Path(__file__).parents[2] / "deploy" / "kubernetes"
 VERSION = "1.32"
 OVERLAYS = ("base", "overlays/cpu", "overlays/two-devices")
-SETTINGS = {
-    "text-encoding": TextEncodingSettings,
-    "preprocessing": PreprocessingSettings,
-    "diffusion": DiffusionSettings,
-    "postprocessing": PostprocessingSettings,
-    "orchestrator": OrchestratorSettings,
-}
 
 pytestmark = pytest.mark.skipif(not shutil.which("kubectl"), reason="kubectl is not installed")
 
