@@ -20,6 +20,9 @@ class RunningCalls:
     def __init__(self) -> None:
         self._tasks: set[asyncio.Task[Any]] = set()
         self._ended: set[asyncio.Task[Any]] = set()
+        self._begun_count = 0
+        self._none = asyncio.Event()
+        self._none.set()
 
     async def run(self, work: Awaitable[Any]) -> Any:
         """Returns the result of `work`, which answers the call of this task.
@@ -30,6 +33,8 @@ class RunningCalls:
         task = asyncio.current_task()
         assert task is not None, "a handler runs in a task"
         self._tasks.add(task)
+        self._begun_count += 1
+        self._none.clear()
         try:
             return await work
         except asyncio.CancelledError:
@@ -42,6 +47,16 @@ class RunningCalls:
         finally:
             self._tasks.discard(task)
             self._ended.discard(task)
+            if not self._tasks:
+                self._none.set()
+
+    async def idle(self, seconds: float) -> None:
+        """Returns once no call has run for so long."""
+        begun_count = -1
+        while begun_count != self._begun_count:
+            await self._none.wait()
+            begun_count = self._begun_count
+            await asyncio.sleep(seconds)
 
     def end(self) -> int:
         """Ends every call with `StageUnavailable`, its work cancelled; returns how many."""

@@ -33,7 +33,7 @@ from .telemetry import Telemetry
 
 # Between ending the calls that outlast the grace and closing their connections, so that their
 # statuses arrive.
-_FAREWELL_S = 0.5
+FAREWELL_S = 0.5
 # For calls of a failed process to tell what happened before they are ended.
 _LAST_WORDS_S = 0.2
 _LAST_EXPORT_S = 1.0
@@ -162,10 +162,15 @@ class ServiceHost:
 
     async def _stop(self, server: grpc.aio.Server, grace_s: float) -> None:
         """Takes no more calls, and ends those that outlast the grace."""
-        stopped = asyncio.ensure_future(server.stop(grace_s + _FAREWELL_S))
-        await asyncio.wait({stopped}, timeout=grace_s)
+        stopped = asyncio.ensure_future(server.stop(grace_s + FAREWELL_S))
+        idle = asyncio.ensure_future(self._calls.idle(FAREWELL_S))
+        await asyncio.wait({stopped, idle}, timeout=grace_s, return_when=asyncio.FIRST_COMPLETED)
         if ended := self._calls.end():
             _log.warning("calls_ended", call_count=ended, grace_s=grace_s)
+        elif idle.done():
+            # Whoever watches the health is told already, and never ends his call himself.
+            await server.stop(None)
+        idle.cancel()
         await stopped
 
     def stop_failed(self) -> None:

@@ -344,6 +344,29 @@ async def test_draining_tells_first_and_lets_running_calls_finish(spans):
         assert fake.closed
 
 
+async def test_draining_waits_for_nobody_who_only_watches(spans):
+    fake = FakeService()
+    async with (
+        hosted(fake, ProcessSettings(lame_duck_s=0, grace_s=60), spans) as host,
+        open_channel(f"127.0.0.1:{host.port}", max_message_bytes=MEBIBYTE) as channel,
+    ):
+        watching = health_pb2_grpc.HealthStub(channel).Watch(health_pb2.HealthCheckRequest())
+        responses = aiter(watching)
+        assert (await anext(responses)).status == health_pb2.HealthCheckResponse.SERVING
+        steps = aiter(pb_grpc.DiffusionServiceStub(channel).Denoise(pb.DenoiseRequest(step_count=60)))
+        await anext(steps)
+        async with asyncio.timeout(30):
+            draining = asyncio.create_task(host.drain())
+            assert (await anext(responses)).status == health_pb2.HealthCheckResponse.NOT_SERVING
+            # A call that runs is waited for all the same.
+            assert len([step async for step in steps]) == 59
+            await draining
+            with pytest.raises(grpc.aio.AioRpcError) as ended:
+                await anext(responses)
+        assert ended.value.code() is grpc.StatusCode.UNAVAILABLE
+        assert fake.closed
+
+
 @pytest.mark.parametrize("grace_s", [0, 0.3])
 async def test_calls_that_outlast_the_grace_are_unavailable(spans, grace_s):
     fake = FakeService()

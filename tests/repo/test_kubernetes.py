@@ -7,7 +7,7 @@ from pathlib import Path
 import kubernetes_validate
 import pytest
 import yaml
-from deployed_services import SETTINGS
+from deployed_services import SETTINGS, drain_s
 
 KUBERNETES = Path(__file__).parents[2] / "deploy" / "kubernetes"
 VERSION = "1.32"
@@ -70,9 +70,8 @@ def test_every_pod_is_held_tight_and_has_time_to_drain(objects):
         assert context["allowPrivilegeEscalation"] is False
         assert context["capabilities"] == {"drop": ["ALL"]}
         told = {pair["name"]: pair["value"] for pair in container(workload)["env"]}
-        drain_s = float(told["SANGSANG_LAME_DUCK_S"]) + SETTINGS[name]().grace_s
-        # What BatchSpanProcessor may take for the last spans, and a second for the rest.
-        assert pod["terminationGracePeriodSeconds"] >= drain_s + 11
+        least_s = drain_s(SETTINGS[name](lame_duck_s=float(told["SANGSANG_LAME_DUCK_S"])))
+        assert least_s <= pod["terminationGracePeriodSeconds"] < least_s + 10
 
 
 def test_every_workload_has_a_disruption_budget(objects):
