@@ -2,12 +2,13 @@
 
 import json
 import tempfile
+from contextlib import ExitStack
 from pathlib import Path
 
 import docker_daemon
 import pytest
-from container_mesh import ContainerMesh, make_base_images
-from docker_daemon import ROOT, DockerDaemon
+from container_mesh import PYTHON_IMAGE, ContainerMesh, import_base, make_build_image
+from docker_daemon import ROOT, ContainersUnavailable, DockerDaemon
 
 MEASURED = ROOT / "out" / "compose.json"
 
@@ -26,29 +27,33 @@ def daemon():
     if reason := docker_daemon.unavailable():
         pytest.skip(reason)
     folder = Path(tempfile.mkdtemp(prefix="sangsang-docker-"))
-    with DockerDaemon(folder) as running:
+    with ExitStack() as stack:
+        try:
+            running = stack.enter_context(DockerDaemon(folder))
+            import_base(running)
+            running.check(PYTHON_IMAGE)
+        except ContainersUnavailable as error:
+            pytest.skip(str(error))
         yield running
 
 
 @pytest.fixture(scope="session")
 def images(daemon, measured):
     """Builds the images that the mesh runs on; returns a mesh that is not up."""
-    make_base_images(daemon)
+    make_build_image(daemon)
     mesh = ContainerMesh(daemon)
     mesh.compose("build", timeout_s=400.0)
-    for name in ("sangsang-test-python", "sangsang-orchestrator", "sangsang-stage:cpu"):
+    for name in (PYTHON_IMAGE, "sangsang-orchestrator", "sangsang-stage:cpu"):
         size = daemon.docker("image", "inspect", "--format", "{{.Size}}", name)
         measured[f"{name} MB"] = round(int(size) / 1e6, 1)
     return mesh
 
 
 @pytest.fixture(scope="session")
-def mesh(images, measured):
+def mesh(images):
     """The mesh, up and healthy."""
-    files = ("tests/compose/compose.test.yaml",)
-    mesh = ContainerMesh(images.daemon, {"SANGSANG_OTLP_ENDPOINT": "http://trace-receiver:4317"})
     try:
-        mesh.up(files=files)
-        yield mesh
+        images.up()
+        yield images
     finally:
-        mesh.down()
+        images.down()

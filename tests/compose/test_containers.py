@@ -1,6 +1,7 @@
 """The mesh of `deploy/compose.yaml` in real containers. The tests run in this order."""
 
 import json
+import re
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -9,18 +10,23 @@ import pytest
 from container_mesh import PORT, PROJECT, SERVICES, STAGES, wait_for
 from PIL import Image
 
-TEST_FILE = "tests/compose/compose.test.yaml"
+COLLECTOR = "tests/compose/compose.collector.yaml"
 TWO_DEVICES = "deploy/compose.two-devices.yaml"
 # A stage that is away is missed after this, and back after that.
 CALL_TIMEOUT_S = 15.0
 RETURN_TIMEOUT_S = 30.0
+
+METHODS = dict(
+    zip(STAGES, ("EncodeText", "PrepareLatents", "Denoise", "DecodeLatents"), strict=True)
+)
+TRACE_ID = "0af7651916cd43dd8448eb211c80319c"
 
 pytestmark = pytest.mark.timeout(900)
 
 
 def test_a_picture_comes_out(mesh, measured, tmp_path):
     file = tmp_path / "rocket.png"
-    printed = mesh.generate("a rocket", "--seed", "7", "--output", str(file))
+    printed = mesh.sangsang("generate", "a rocket", "--seed", "7", "--output", str(file))
     assert "diffusion" in printed
     with Image.open(file) as picture:
         picture.load()
@@ -88,17 +94,40 @@ def test_the_health_check_is_quick(mesh, measured):
     measured["healthcheck s"] = sorted(round(float(taken), 3) for _, taken in runs)
 
 
-def test_one_trace_has_every_service(mesh):
-    trace_id = "0af7651916cd43dd8448eb211c80319c"
-    assert mesh.ask(trace_id=trace_id)[0].code == "OK"
-    receiver = mesh.container("trace-receiver")
+def test_one_trace_has_every_service(mesh, tmp_path):
+    """Without a collector the orchestrator keeps it, and the published port shows it."""
+    assert mesh.ask(trace_id=TRACE_ID)[0].code == "OK"
 
-    def seen() -> set[str]:
-        lines = [json.loads(line) for line in mesh.logs(receiver).splitlines() if line[:1] == "{"]
-        return {line["service"] for line in lines if line["trace"] == trace_id}
+    def shown() -> str:
+        return mesh.sangsang("trace", "show", TRACE_ID)
 
-    names = {f"sangsang-{service.replace('-', '_')}" for service in SERVICES}
-    wait_for(lambda: seen() >= names, timeout_s=30.0, what=f"spans of {names}")
+    def has_all() -> bool:
+        text = shown()
+        return all(f" {method} " in text for method in METHODS.values())
+
+    wait_for(has_all, timeout_s=30.0, what="the spans of every stage")
+    listed = mesh.sangsang("trace", "ls")
+    assert shown().split()[0][:13] in listed
+    assert "spans lost" not in listed
+
+    text = shown()
+    for service, method in METHODS.items():
+        name = service.replace("-", " ")
+        assert len(re.findall(rf"^ +call {method} +orchestrator ", text, re.MULTILINE)) == 1
+        assert len(re.findall(rf"^ +{method} +{name} ", text, re.MULTILINE)) == 1
+    assert re.search(r"^ +3 batch steps +diffusion ", text, re.MULTILINE)
+
+    page, file = tmp_path / "trace.html", tmp_path / "trace.json"
+    mesh.sangsang("trace", "show", TRACE_ID, "--html", str(page), "--perfetto", str(file))
+    drawn = re.search(r"const data = (\{.*\});", page.read_text("utf-8"))
+    assert drawn
+    lines = json.loads(drawn[1])["lines"]
+    assert {line["service"] for line in lines} == {name.replace("-", " ") for name in SERVICES}
+    assert not any(line["failed"] for line in lines)
+    # A span goes out when it has ended. What is below one that has not would be on no line.
+    spans = [one for one in json.loads(file.read_text("utf-8"))["traceEvents"] if is_span(one)]
+    assert len(spans) > 2 * len(STAGES)
+    assert sum(len(line["inner"]) or 1 for line in lines) == len(spans)
 
 
 def test_a_paused_stage_is_told_of_in_time_and_comes_back(mesh, measured):
@@ -130,19 +159,22 @@ def test_a_stage_that_is_cut_off_is_told_of_in_time_and_comes_back(mesh, measure
 
 def test_a_stage_that_is_made_anew_elsewhere_is_found(mesh, measured):
     """Its address changes: something else takes the old one first."""
-    mesh.compose("rm", "--stop", "--force", "text-encoding", files=(TEST_FILE,))
+    started_at = time.monotonic()
+    mesh.compose("stop", "text-encoding")
+    measured["a stage stops s"] = round(time.monotonic() - started_at, 1)
+    mesh.compose("rm", "--force", "text-encoding")
     arguments = ("--detach", "--network", f"{PROJECT}_mesh", "sangsang-orchestrator")
     other = mesh.daemon.docker("run", *arguments, "sleep", "600").strip()
     try:
         arguments = ("up", "--detach", "--no-deps", "text-encoding")
-        mesh.compose(*arguments, files=(TEST_FILE,), timeout_s=60.0)
+        mesh.compose(*arguments, timeout_s=60.0)
         measured["back at another address s"] = _seconds_until_well(mesh)
     finally:
         mesh.daemon.docker("rm", "--force", other)
 
 
 def test_a_second_device_shares_the_work(mesh, measured):
-    mesh.up(files=(TEST_FILE, TWO_DEVICES))
+    mesh.up(files=(TWO_DEVICES,))
     places = [mesh.container("diffusion"), mesh.container("diffusion-2")]
     shares, codes = _shares(mesh, places, "Denoise", 12)
     measured["shares of two devices"] = shares
@@ -165,7 +197,7 @@ def test_a_device_that_ends_under_load_is_not_missed(mesh):
 
 
 def test_a_scaled_light_stage_has_a_spare(mesh, measured):
-    mesh.up("--remove-orphans", "--scale", "text-encoding=2", files=(TEST_FILE,))
+    mesh.up("--remove-orphans", "--scale", "text-encoding=2")
     both = mesh.containers("text-encoding")
     shares, codes = _shares(mesh, both, "EncodeText", 8)
     measured["shares of a scaled stage"] = shares
@@ -173,6 +205,20 @@ def test_a_scaled_light_stage_has_a_spare(mesh, measured):
     assert len(shares) == 2
     mesh.daemon.docker("kill", both[shares.index(max(shares))])
     measured["back with the spare s"] = _seconds_until_well(mesh)
+
+
+def test_a_collector_gets_the_spans_of_every_service(mesh):
+    told = mesh.told(SANGSANG_OTLP_ENDPOINT="http://trace-receiver:4317")
+    told.up(files=(COLLECTOR,))
+    assert mesh.ask(trace_id=TRACE_ID)[0].code == "OK"
+    receiver = mesh.container("trace-receiver")
+
+    def seen() -> set[str]:
+        lines = [json.loads(line) for line in mesh.logs(receiver).splitlines() if line[:1] == "{"]
+        return {line["service"] for line in lines if line["trace"] == TRACE_ID}
+
+    names = {f"sangsang-{service.replace('-', '_')}" for service in SERVICES}
+    wait_for(lambda: seen() >= names, timeout_s=30.0, what=f"spans of {names}")
 
 
 def test_down_leaves_nothing(mesh):
@@ -205,6 +251,11 @@ def _seconds_until_well(mesh) -> float:
         what="pictures",
     )
     return round(taken, 1)
+
+
+def is_span(event: dict) -> bool:
+    """Whether an event of a file for Perfetto is a span, and not what a lane did."""
+    return event["ph"] == "X" and "span_id" in event.get("args", {})
 
 
 def _memory_mib(mesh, service: str) -> dict[str, float]:

@@ -13,6 +13,8 @@ from docker_daemon import BASE, ROOT, DockerDaemon, compose_command
 PROJECT = "sangsang"
 PORT = 50050
 ADDRESS = f"127.0.0.1:{PORT}"
+PYTHON_IMAGE = "sangsang-test-python"
+BUILD_IMAGE = "sangsang-test-build"
 BUILD_TIMEOUT_S = 400.0
 UP_TIMEOUT_S = 180.0
 DOWN_TIMEOUT_S = 120.0
@@ -33,12 +35,16 @@ class Answer:
     seconds: float
 
 
-def make_base_images(daemon: DockerDaemon) -> None:
-    """Imports what `make compose-test` has prepared: two images, one with pip and wheels."""
-    arguments = ("--change", 'CMD ["python3"]', str(BASE / "python.tar"), "sangsang-test-python")
+def import_base(daemon: DockerDaemon) -> None:
+    """Makes an image of the Debian that `make compose-test` has prepared."""
+    arguments = ("--change", 'CMD ["python3"]', str(BASE / "python.tar"), PYTHON_IMAGE)
     daemon.docker("import", *arguments, timeout_s=BUILD_TIMEOUT_S)
+
+
+def make_build_image(daemon: DockerDaemon) -> None:
+    """Makes an image of the same with pip and all wheels."""
     file = ROOT / "tests" / "compose" / "build.Dockerfile"
-    command = ["docker", "build", "--file", str(file), "--tag", "sangsang-test-build"]
+    command = ["docker", "build", "--file", str(file), "--tag", BUILD_IMAGE]
     command.append(str(BASE / "wheels"))
     daemon.run(command, timeout_s=BUILD_TIMEOUT_S, environment={"DOCKER_BUILDKIT": "0"})
 
@@ -53,11 +59,15 @@ class ContainerMesh:
             # Debian has no BuildKit; its docker-compose builds by itself.
             "COMPOSE_DOCKER_CLI_BUILD": "0",
             "DOCKER_BUILDKIT": "0",
-            "PYTHON_IMAGE": "sangsang-test-python",
-            "BUILD_IMAGE": "sangsang-test-build",
+            "PYTHON_IMAGE": PYTHON_IMAGE,
+            "BUILD_IMAGE": BUILD_IMAGE,
             "SANGSANG_PUBLISHED_ADDRESS": ADDRESS,
             **(environment or {}),
         }
+
+    def told(self, **variables: str) -> "ContainerMesh":
+        """The same project, with further variables."""
+        return ContainerMesh(self.daemon, {**self._environment, **variables})
 
     def compose(self, *arguments: str, files: tuple[str, ...] = (), timeout_s: float = 60.0) -> str:
         """What a command of compose prints."""
@@ -112,11 +122,14 @@ class ContainerMesh:
         command = ["sh", "-c", f"docker logs {container} 2>&1"]
         return self.daemon.run(command, timeout_s=30.0)
 
-    def generate(self, *arguments: str, timeout_s: float = 60.0) -> str:
-        """What `sangsang generate` prints, called from the host of the daemon."""
+    def sangsang(self, *arguments: str, timeout_s: float = 60.0) -> str:
+        """What a command prints that is told where the API is, on the host of the daemon."""
         sangsang = str(Path(sys.executable).with_name("sangsang"))
-        command = [sangsang, "generate", "--address", ADDRESS, *arguments]
-        return self.daemon.run(self.daemon.inside(command), timeout_s=timeout_s)
+        command = [sangsang, *arguments, "--address", ADDRESS]
+        # Wide enough for every column.
+        wide = {"COLUMNS": "200"}
+        inside = self.daemon.inside(command)
+        return self.daemon.run(inside, timeout_s=timeout_s, environment=wide)
 
     def ask(
         self, count: int = 1, *, timeout_s: float = 30.0, trace_id: str = _ANY_TRACE

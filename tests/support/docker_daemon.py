@@ -13,6 +13,10 @@ START_TIMEOUT_S = 60.0
 STOP_TIMEOUT_S = 60.0
 
 
+class ContainersUnavailable(Exception):
+    """No container can be run here; says why, in plain words."""
+
+
 def unavailable() -> str:
     """Why no container can be run here, in plain words; empty if one can."""
     if os.geteuid() != 0:
@@ -33,7 +37,7 @@ def compose_command() -> list[str]:
 
 
 class DockerDaemon:
-    """A running daemon; use it as a context manager.
+    """A running daemon; use it as a context manager, which raises `ContainersUnavailable`.
 
     Attributes:
         environment: variables for the commands that are to speak to it.
@@ -64,6 +68,17 @@ class DockerDaemon:
 
     def __exit__(self, *_: object) -> None:
         self.stop()
+
+    def check(self, image: str) -> None:
+        """Runs a container of an image, to see whether any can be run here.
+
+        Raises:
+            ContainersUnavailable: none can.
+        """
+        try:
+            self.docker("run", "--rm", image, "true", timeout_s=60.0)
+        except (AssertionError, subprocess.TimeoutExpired) as error:
+            raise ContainersUnavailable(f"no container runs here: {error}") from None
 
     def docker(self, *arguments: str, timeout_s: float = 120.0) -> str:
         """What a command of the client prints."""
@@ -120,6 +135,8 @@ class DockerDaemon:
     def _start(self) -> None:
         folder = self._folder
         options = {
+            # Where there is no overlayfs, another driver would copy each layer whole, for minutes.
+            "storage-driver": "overlay2",
             "data-root": folder / "data",
             "exec-root": folder / "run",
             "pidfile": folder / "docker.pid",
@@ -137,16 +154,25 @@ class DockerDaemon:
             )
         deadline = time.monotonic() + START_TIMEOUT_S
         while not self._answers():
-            log_text = (folder / "dockerd.log").read_text(errors="replace")
-            assert self._process.poll() is None, f"dockerd ended: {log_text[-3000:]}"
-            assert time.monotonic() < deadline, f"dockerd does not answer: {log_text[-3000:]}"
+            if self._process.poll() is not None:
+                raise ContainersUnavailable(f"no Docker daemon starts here: {self._last_words()}")
+            if time.monotonic() > deadline:
+                raise ContainersUnavailable(f"dockerd does not answer: {self._last_words()}")
             time.sleep(0.3)
+
+    def _last_words(self) -> str:
+        log_text = (self._folder / "dockerd.log").read_text(errors="replace")
+        return (log_text.strip().splitlines() or ["it said nothing"])[-1][-500:]
 
     def _answers(self) -> bool:
         probe = ["docker", "info"]
-        return not subprocess.run(
-            probe, env=self.environment, capture_output=True, check=False, timeout=20
-        ).returncode
+        try:
+            done = subprocess.run(
+                probe, env=self.environment, capture_output=True, check=False, timeout=20
+            )
+        except subprocess.TimeoutExpired:
+            return False
+        return done.returncode == 0
 
     def _unmount(self) -> None:
         """Nothing is mounted any more if the daemon ended well."""
