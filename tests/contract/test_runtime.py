@@ -353,7 +353,8 @@ async def test_draining_waits_for_nobody_who_only_watches(spans):
         watching = health_pb2_grpc.HealthStub(channel).Watch(health_pb2.HealthCheckRequest())
         responses = aiter(watching)
         assert (await anext(responses)).status == health_pb2.HealthCheckResponse.SERVING
-        steps = aiter(pb_grpc.DiffusionServiceStub(channel).Denoise(pb.DenoiseRequest(step_count=60)))
+        stub = pb_grpc.DiffusionServiceStub(channel)
+        steps = aiter(stub.Denoise(pb.DenoiseRequest(step_count=60)))
         await anext(steps)
         async with asyncio.timeout(30):
             draining = asyncio.create_task(host.drain())
