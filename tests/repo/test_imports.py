@@ -63,3 +63,27 @@ def test_a_wrong_import_is_seen(tmp_path, monkeypatch):
     bad.write_text("from ..services.diffusion.rows import Row\n")
     assert imported_areas(bad) == {"diffusion"}
     assert not imported_areas(bad) <= may_import("orchestrator")
+
+
+# The package, and the one file that imports it: both report to their makers otherwise.
+QUIETLY = {
+    "onnxruntime": "services/runtime/engines/onnx_runtime_import.py",
+    "openvino": "services/runtime/engines/openvino_import.py",
+}
+
+
+def imported_packages(file: Path) -> set[str]:
+    """The top-level packages that a file imports by their names."""
+    names: set[str] = set()
+    for node in ast.walk(ast.parse(file.read_text("utf-8"))):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and not node.level:
+            names.add(node.module or "")
+    return {name.partition(".")[0] for name in names}
+
+
+@pytest.mark.parametrize("package", QUIETLY)
+def test_what_would_report_is_imported_in_one_place(package):
+    importing = [file for file in sources() if package in imported_packages(file)]
+    assert importing == [ROOT / QUIETLY[package]]

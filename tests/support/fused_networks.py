@@ -8,12 +8,12 @@ import math
 from collections import Counter
 
 import numpy as np
-import onnxruntime as ort
 import torch
 from random_models import _perturb
 
 from sangsang.services.runtime.building.export import export_at
 from sangsang.services.runtime.building.traffic.networks import SdxlUnet
+from sangsang.services.runtime.engines.onnx_runtime_import import ort
 from sangsang.services.runtime.engines.torch_modules import Unet
 
 PLAIN = ort.GraphOptimizationLevel.ORT_DISABLE_ALL

@@ -186,6 +186,7 @@ class TritonServer:
                     f"--backend-config=python,shm-region-prefix-name={self._prefix}",
                 ],
                 env={
+                    "ORT_DISABLE_TELEMETRY": "1",
                     "PATH": f"{self._venv / 'bin'}:{os.environ['PATH']}",
                     "VIRTUAL_ENV": str(self._venv),
                     "PYTHONPATH": str(site),

@@ -6,7 +6,6 @@ from pathlib import Path
 import numpy as np
 import onnx
 import onnx_ir as ir
-import onnxruntime as ort
 import pytest
 from safetensors.numpy import load_file, save_file
 
@@ -22,6 +21,7 @@ from sangsang.services.runtime.building.tensor_rt_rtx import TensorRtRtxBuilder
 from sangsang.services.runtime.engines.adapter_bank import open_bank
 from sangsang.services.runtime.engines.cache import EngineCache
 from sangsang.services.runtime.engines.onnx_runtime import session_options
+from sangsang.services.runtime.engines.onnx_runtime_import import ort
 from sangsang.services.runtime.engines.weightless import GRAPH_NAME, read_weights
 from sangsang.services.runtime.errors import ModelNotReady
 from sangsang.services.runtime.models.folder import ModelFolder

@@ -7,7 +7,6 @@ from pathlib import Path
 import numpy as np
 import onnx
 import onnx_ir as ir
-import onnxruntime as ort
 import pytest
 from host_device import HostDevice
 from random_adapters import make_random_adapter
@@ -32,6 +31,7 @@ from sangsang.services.runtime.engines.adapter_bank import SCALE_NAME, open_bank
 from sangsang.services.runtime.engines.cache import EngineCache
 from sangsang.services.runtime.engines.loading import find_build, load_engine
 from sangsang.services.runtime.engines.onnx_runtime import OnnxRuntimeEngine
+from sangsang.services.runtime.engines.onnx_runtime_import import ort
 from sangsang.services.runtime.engines.plan import Plan
 from sangsang.services.runtime.engines.precisions import (
     PROMPTS_PATH,

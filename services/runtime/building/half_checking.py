@@ -13,11 +13,11 @@ from typing import Any
 import numpy as np
 import onnx
 import onnx_ir as ir
-import onnxruntime as ort
 
 from ..engines.adapter_bank import SCALE_NAME, AdapterBank
 from ..engines.engine import Engine
 from ..engines.onnx_runtime import OnnxRuntimeEngine, session_options
+from ..engines.onnx_runtime_import import ort
 from ..models.folder import ModelFolder, ModuleName
 from .export import example_inputs
 from .failures import ExportFailed

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnxruntime as ort
 
 from ..errors import ModelNotReady, StageFailed
 from ..models.adapters import adapted_layers
@@ -20,6 +19,7 @@ from ..models.weights import WeightStore
 from .adapter_bank import SCALE_NAME, AdapterBank
 from .cache import BuildKey
 from .engine import Array, TensorSpec
+from .onnx_runtime_import import ort
 from .signatures import Signature, signature
 from .validation import check_inputs
 from .weightless import GRAPH_NAME, read_weights

@@ -18,8 +18,9 @@ from pathlib import Path
 
 import numpy as np
 import onnx
-import onnxruntime as ort
 import tensorrt_layer
+
+from sangsang.services.runtime.engines.onnx_runtime_import import ort
 
 SETTINGS = dict(
     (*one.split("="), "")[:2] for one in os.environ.get("SCRIPTED_TENSORRT", "").split(",") if one

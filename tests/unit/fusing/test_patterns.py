@@ -9,7 +9,6 @@ from pathlib import Path
 
 import numpy as np
 import onnx
-import onnxruntime as ort
 import pytest
 from fused_networks import assert_same, run
 
@@ -20,6 +19,7 @@ from sangsang.services.runtime.building.fusing.fuse import (
     function_of,
     fuse_graph,
 )
+from sangsang.services.runtime.engines.onnx_runtime_import import ort
 
 SUPPORT = Path(__file__).parents[2] / "support"
 X = "float[2, 4, 6, 8] x"

@@ -18,9 +18,9 @@ from typing import Any
 import numpy as np
 import onnx
 import onnx_ir as ir
-import onnxruntime as ort
 from numpy.typing import NDArray
 
+from ...engines.onnx_runtime_import import ort
 from ...engines.precisions import Precision
 from ...errors import ModelNotReady
 from ..failures import ExportFailed

@@ -10,12 +10,12 @@ from pathlib import Path
 
 import numpy as np
 import onnx_ir as ir
-import onnxruntime as ort
 from numpy.typing import NDArray
 
 from ...engines.adapter_bank import AdapterBank
 from ...engines.engine import Engine
 from ...engines.onnx_runtime import OnnxRuntimeEngine, session_options
+from ...engines.onnx_runtime_import import ort
 from ...engines.precisions import read_prompts
 from ...models.folder import ModelFolder
 from ..failures import ExportFailed
