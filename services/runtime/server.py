@@ -25,6 +25,7 @@ from .calls import KEEPALIVE_TIME_MS
 from .errors import MeshError
 from .interceptors import CallInterceptor
 from .logs import configure_logs
+from .metrics import declarations
 from .metrics.calls import CallMetrics
 from .metrics.registry import Metrics
 from .running_calls import RunningCalls
@@ -193,6 +194,9 @@ class ServiceHost:
         )
         if self._metrics is not None:
             self._service.measure(self._metrics)
+            self._metrics.read(
+                declarations.SPANS_LOST, lambda: {(): float(self._telemetry.lost_span_count)}
+            )
         self._service.add_to_server(server, self._telemetry)
         self._service.watch(self.stop_failed)
         health_pb2_grpc.add_HealthServicer_to_server(self._health, server)

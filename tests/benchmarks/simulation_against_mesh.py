@@ -159,6 +159,7 @@ def timed_mesh(
     *,
     name: str = "simulation",
     environment: Mapping[str, str] | None = None,
+    metrics_port: int = 0,
 ) -> Iterator[LocalMesh]:
     """A mesh of timed engines: each device has one replica of every stage."""
     names = [f"{name}-{os.getpid()}-{number}" for number in range(case.device_count)]
@@ -167,6 +168,7 @@ def timed_mesh(
             [MODEL],
             cache_dir=cache_dir,
             replicas=dict.fromkeys(STAGES, case.device_count),
+            metrics_port=metrics_port,
             environment={
                 "SANGSANG_BACKEND": "timed",
                 "SANGSANG_TIMED_PROFILE": str(case.profile),

@@ -53,7 +53,7 @@ def images(daemon, measured):
 def mesh(images):
     """The mesh, up and healthy."""
     try:
-        images.up()
+        images.up(files=("tests/compose/compose.test.yaml",))
         yield images
     finally:
         images.down()

@@ -10,7 +10,8 @@ import pytest
 from container_mesh import PORT, PROJECT, SERVICES, STAGES, wait_for
 from PIL import Image
 
-COLLECTOR = "tests/compose/compose.collector.yaml"
+# With each `up`: docker-compose 1.29.2 makes all containers anew for one file or for several.
+TEST_FILE = "tests/compose/compose.test.yaml"
 TWO_DEVICES = "deploy/compose.two-devices.yaml"
 # A stage that is away is missed after this, and back after that.
 CALL_TIMEOUT_S = 15.0
@@ -167,14 +168,14 @@ def test_a_stage_that_is_made_anew_elsewhere_is_found(mesh, measured):
     other = mesh.daemon.docker("run", *arguments, "sleep", "600").strip()
     try:
         arguments = ("up", "--detach", "--no-deps", "text-encoding")
-        mesh.compose(*arguments, timeout_s=60.0)
+        mesh.compose(*arguments, files=(TEST_FILE,), timeout_s=60.0)
         measured["back at another address s"] = _seconds_until_well(mesh)
     finally:
         mesh.daemon.docker("rm", "--force", other)
 
 
 def test_a_second_device_shares_the_work(mesh, measured):
-    mesh.up(files=(TWO_DEVICES,))
+    mesh.up(files=(TEST_FILE, TWO_DEVICES))
     places = [mesh.container("diffusion"), mesh.container("diffusion-2")]
     shares, codes = _shares(mesh, places, "Denoise", 12)
     measured["shares of two devices"] = shares
@@ -197,7 +198,7 @@ def test_a_device_that_ends_under_load_is_not_missed(mesh):
 
 
 def test_a_scaled_light_stage_has_a_spare(mesh, measured):
-    mesh.up("--remove-orphans", "--scale", "text-encoding=2")
+    mesh.up("--remove-orphans", "--scale", "text-encoding=2", files=(TEST_FILE,))
     both = mesh.containers("text-encoding")
     shares, codes = _shares(mesh, both, "EncodeText", 8)
     measured["shares of a scaled stage"] = shares
@@ -209,7 +210,7 @@ def test_a_scaled_light_stage_has_a_spare(mesh, measured):
 
 def test_a_collector_gets_the_spans_of_every_service(mesh):
     told = mesh.told(SANGSANG_OTLP_ENDPOINT="http://trace-receiver:4317")
-    told.up(files=(COLLECTOR,))
+    told.up(files=(TEST_FILE,))
     assert mesh.ask(trace_id=TRACE_ID)[0].code == "OK"
     receiver = mesh.container("trace-receiver")
 

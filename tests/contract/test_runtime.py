@@ -4,11 +4,13 @@ import asyncio
 
 import grpc
 import pytest
+from collectors import Collector
 from google.rpc import error_details_pb2
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 from grpc_status import rpc_status
 from hosting import Spans, hosted
+from scraping import Values, fetch, free_ports
 
 from sangsang.services.runtime.calls import StageCaller, open_channel
 from sangsang.services.runtime.deadlines import set_time_left, time_left
@@ -23,8 +25,10 @@ from sangsang.services.runtime.errors import (
     StageUnavailable,
     TenantRateExceeded,
 )
+from sangsang.services.runtime.metrics import declarations
 from sangsang.services.runtime.server import ServiceHost
 from sangsang.services.runtime.settings import MEBIBYTE, ProcessSettings
+from sangsang.services.runtime.telemetry import Telemetry
 from sangsang.stages.v1alpha1 import diffusion_service_pb2 as pb
 from sangsang.stages.v1alpha1 import diffusion_service_pb2_grpc as pb_grpc
 from sangsang.stages.v1alpha1 import text_encoding_service_pb2 as text_pb
@@ -92,6 +96,9 @@ class FakeService:
     def add_to_server(self, server, telemetry):
         text_grpc.add_TextEncodingServiceServicer_to_server(self.text, server)
         pb_grpc.add_DiffusionServiceServicer_to_server(self.diffusion, server)
+
+    def measure(self, metrics):
+        pass
 
     def watch(self, on_fatal):
         self.on_fatal = on_fatal
@@ -426,6 +433,23 @@ async def test_a_process_that_cannot_be_trusted_says_so_and_waits_for_nothing(sp
 async def drained(responses):
     async for _ in responses:
         pass
+
+
+async def test_lost_spans_are_in_the_metrics():
+    with Collector(refusal=grpc.StatusCode.INTERNAL).served() as collector:
+        telemetry = Telemetry.to_collector("fake", collector.address)
+        port = free_ports(1)
+        settings = ProcessSettings(metrics_port=port, lame_duck_s=0)
+        host = ServiceHost(FakeService(), settings, telemetry)
+        await host.start()
+        try:
+            for number in range(3):
+                telemetry.tracer.start_span(str(number)).end()
+            await asyncio.to_thread(telemetry.flush)
+            values = Values(await asyncio.to_thread(fetch, port))
+            assert values.of(declarations.SPANS_LOST) == 3
+        finally:
+            await host.drain()
 
 
 async def test_a_stage_that_is_not_there_is_unavailable(caller):

@@ -1,16 +1,17 @@
-"""Spans go to a collector, which may be the orchestrator, may hang, or may not be there."""
+"""Spans go to a collector, which may be the orchestrator, may hang, refuse, or not be there."""
 
 import asyncio
-import socket
 import time
 
 import grpc
 import pytest
+from collectors import USELESS, Collector
 from opentelemetry.proto.collector.trace.v1 import trace_service_pb2_grpc
 
 from sangsang.orchestrator.tracing.receiver import SpanReceiver, StoreExporter
 from sangsang.orchestrator.tracing.store import TraceStore
 from sangsang.orchestrator.tracing.trace_limits import TraceLimits
+from sangsang.services.runtime.span_batches import BATCH_LIMIT, QUEUE_LIMIT
 from sangsang.services.runtime.telemetry import Telemetry
 
 
@@ -28,13 +29,6 @@ async def collector(store):
     await server.start()
     yield f"127.0.0.1:{port}"
     await server.stop(0)
-
-
-@pytest.fixture
-def silent():
-    """Address of somebody who takes connections and never says a word."""
-    with socket.create_server(("127.0.0.1", 0), backlog=64) as server:
-        yield f"127.0.0.1:{server.getsockname()[1]}"
 
 
 def make(telemetry, count=10):
@@ -80,21 +74,55 @@ async def test_the_standard_variables_are_read(collector, store, monkeypatch):
     assert len(store.trace_ids("")) == 1
 
 
-@pytest.mark.parametrize("kind", ["dead", "silent"])
-async def test_a_collector_that_takes_nothing_costs_nothing(kind, silent):
-    address = silent if kind == "silent" else "127.0.0.1:1"
-    telemetry = Telemetry.to_collector("diffusion", f"http://{address}")
-    started_at = time.perf_counter()
-    for _ in range(20):
-        make(telemetry, 1000)
-    took_s = time.perf_counter() - started_at
-    assert telemetry._batches[0].lost_count > 0, "the queue is bounded"
-    started_at = time.perf_counter()
-    await asyncio.to_thread(telemetry.close)
-    # Exports give up after ten seconds, of which neither the spans nor the end saw anything.
-    assert time.perf_counter() - started_at < 8
-    assert took_s < 8
-    async with asyncio.timeout(20):
-        while telemetry.lost_span_count < 20_000:
-            await asyncio.sleep(0.05)
-    assert telemetry.lost_span_count == 20_000
+@pytest.mark.parametrize("kind", USELESS)
+async def test_a_collector_that_takes_nothing_costs_nothing(kind):
+    with USELESS[kind]() as address:
+        telemetry = Telemetry.to_collector("diffusion", f"http://{address}")
+        [batches] = telemetry._batches
+        started_at = time.perf_counter()
+        for _ in range(20):
+            make(telemetry, 1000)
+        took_s = time.perf_counter() - started_at
+        assert telemetry.lost_span_count >= 20_000 - QUEUE_LIMIT - BATCH_LIMIT, "it is bounded"
+        assert len(batches._queue) <= QUEUE_LIMIT
+        started_at = time.perf_counter()
+        await asyncio.to_thread(telemetry.close)
+        # Exports give up after ten seconds, of which neither the spans nor the end saw anything.
+        assert time.perf_counter() - started_at < 8
+        assert took_s < 8
+        async with asyncio.timeout(20):
+            while telemetry.lost_span_count < 20_000:
+                await asyncio.sleep(0.05)
+        assert telemetry.lost_span_count == 20_000
+        assert batches.exported_count == 0
+
+
+async def test_what_a_slow_collector_cannot_take_is_lost_and_counted():
+    with Collector(delay_s=0.2).served() as slow:
+        telemetry = Telemetry.to_collector("diffusion", slow.address)
+        [batches] = telemetry._batches
+        for _ in range(20):
+            make(telemetry, 1000)
+        await asyncio.to_thread(telemetry.close)
+        async with asyncio.timeout(20):
+            while batches.exported_count + batches.lost_count < 20_000:
+                await asyncio.sleep(0.05)
+        assert batches.exported_count + batches.lost_count == 20_000
+        assert batches.exported_count > 0
+        # What was under way at the end is lost to us, and may have come there.
+        assert batches.exported_count <= slow.taken_count <= batches.exported_count + BATCH_LIMIT
+
+
+@pytest.mark.parametrize("refusal", [grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.INTERNAL])
+async def test_spans_arrive_again_once_they_are_taken(refusal, monkeypatch):
+    # So short that a refused export is not tried again.
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_TIMEOUT", "0.5")
+    with Collector(refusal=refusal).served() as collector:
+        telemetry = Telemetry.to_collector("diffusion", collector.address)
+        make(telemetry)
+        await asyncio.to_thread(telemetry.flush)
+        assert (telemetry.lost_span_count, collector.taken_count) == (10, 0)
+        collector.refusal = None
+        make(telemetry)
+        await asyncio.to_thread(telemetry.close)
+        assert (telemetry.lost_span_count, collector.taken_count) == (10, 10)

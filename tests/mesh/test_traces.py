@@ -7,7 +7,8 @@ from collections import defaultdict
 
 import grpc
 import pytest
-from meshes import Mesh, every_stage, mesh_in_process, until
+from collectors import USELESS
+from meshes import Mesh, mesh_in_process, until
 from typer.testing import CliRunner
 
 from sangsang.imaging.v1 import image_generation_service_pb2 as imaging
@@ -297,19 +298,20 @@ async def test_a_stage_that_is_gone_is_told_at_every_level(tiny, cache_dir, shap
         assert root_codes(mesh) == ["UNAVAILABLE"]
 
 
-async def test_a_mesh_whose_collector_is_dead_serves_all_the_same(tiny, cache_dir):
-    # The orchestrator follows the stage's health to the end, which the grace is spent on.
-    overrides = every_stage(grace_s=0.1)
-    async with mesh_in_process([tiny], cache_dir, overrides=overrides) as mesh:
-        for host in mesh.hosts.values():
-            host._telemetry.export_to("http://127.0.0.1:1")
-        answers = await asyncio.gather(*(mesh.generate(**FIELDS, step_count=2) for _ in range(8)))
-        assert all(answer.images for answer in answers)
-        started_at = time.perf_counter()
-        await mesh.hosts["text_encoding"].drain()
-        assert time.perf_counter() - started_at < 8, "an export gives up after ten"
-        telemetry = mesh.hosts["text_encoding"]._telemetry
-        await until(lambda: telemetry.lost_span_count > 0)
+@pytest.mark.parametrize("kind", ["dead", "slow"])
+async def test_a_mesh_whose_collector_takes_nothing_serves_all_the_same(kind, tiny, cache_dir):
+    with USELESS[kind]() as address:
+        async with mesh_in_process([tiny], cache_dir) as mesh:
+            for host in mesh.hosts.values():
+                host._telemetry.export_to(f"http://{address}")
+            calls = (mesh.generate(**FIELDS, step_count=2) for _ in range(8))
+            answers = await asyncio.gather(*calls)
+            assert all(answer.images for answer in answers)
+            started_at = time.perf_counter()
+            await mesh.hosts["text_encoding"].drain()
+            assert time.perf_counter() - started_at < 8, "an export gives up after ten"
+            telemetry = mesh.hosts["text_encoding"]._telemetry
+            await until(lambda: telemetry.lost_span_count > 0)
 
 
 async def test_a_mesh_that_keeps_no_traces_says_where_they_are(tiny, cache_dir):

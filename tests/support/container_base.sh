@@ -16,7 +16,7 @@ unavailable() {
 rm -f "$base/.ready"
 mkdir -p "$base"
 [ "$(id -u)" = 0 ] || unavailable "it needs root"
-for tool in mmdebstrap dockerd docker unshare nsenter ip; do
+for tool in mmdebstrap dockerd docker unshare setpriv nsenter ip; do
     command -v "$tool" >/dev/null || unavailable "$tool is not installed"
 done
 docker compose version >/dev/null 2>&1 || command -v docker-compose >/dev/null ||

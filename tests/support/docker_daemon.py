@@ -26,7 +26,8 @@ def unavailable() -> str:
         return said.read_text().strip()
     if not (BASE / ".ready").exists():
         return "the base image is not there; run `make compose-test`"
-    missing = [tool for tool in ("dockerd", "docker", "unshare", "nsenter") if not _found(tool)]
+    tools = ("dockerd", "docker", "unshare", "setpriv", "nsenter", "ip")
+    missing = [tool for tool in tools if not _found(tool)]
     return f"not installed: {', '.join(missing)}" if missing else ""
 
 
@@ -145,8 +146,10 @@ class DockerDaemon:
         }
         words = " ".join(f"--{name}={value}" for name, value in options.items())
         with (folder / "dockerd.log").open("wb") as log:
+            # If this process is killed, the daemon ends its containers and itself.
+            apart = ["unshare", "--net", "setpriv", "--pdeathsig", "TERM"]
             self._process = subprocess.Popen(
-                ["unshare", "--net", "sh", "-c", f"ip link set lo up && exec dockerd {words}"],
+                [*apart, "sh", "-c", f"ip link set lo up && exec dockerd {words}"],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,

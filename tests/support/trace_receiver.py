@@ -25,7 +25,8 @@ class Receiver(trace_service_pb2_grpc.TraceServiceServicer):
 
 
 if __name__ == "__main__":
-    server = grpc.server(ThreadPoolExecutor(4))
+    # One thread, so that no two lines mix.
+    server = grpc.server(ThreadPoolExecutor(1))
     trace_service_pb2_grpc.add_TraceServiceServicer_to_server(Receiver(), server)
     server.add_insecure_port("0.0.0.0:4317")
     server.start()

@@ -67,6 +67,10 @@ CALLS = _counter(
 CALL_SECONDS = _histogram(
     "sangsang_call_seconds", "Duration of calls, however they ended.", "method"
 )
+SPANS_LOST = _counter(
+    "sangsang_spans_lost_total",
+    "Spans that whoever keeps the traces did not take: it was away, too slow, or refused them.",
+)
 
 # Every stage.
 ENGINE_QUEUE_DEPTH = _gauge(
