@@ -3,6 +3,8 @@ PYTHON ?= python3
 BIN := .venv/bin
 INSTALL := $(BIN)/pip install --quiet --disable-pip-version-check
 MODEL := deploy/models/pocket
+# Our own code sees to it; tests and scripts import ONNX Runtime by itself, too.
+export ORT_DISABLE_TELEMETRY := 1
 
 .DEFAULT_GOAL := help
 .PHONY: help demo test triton compose-test test-gpu lint proto settings bench bench-short bench-mesh bench-gpu clean

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import docker_daemon
 import pytest
-from container_mesh import PYTHON_IMAGE, ContainerMesh, import_base, make_build_image
-from docker_daemon import ROOT, ContainersUnavailable, DockerDaemon
+from container_mesh import PYTHON_IMAGE, ContainerMesh, make_build_image
+from docker_daemon import BASE, ROOT, ContainersUnavailable, DockerDaemon
 
 MEASURED = ROOT / "out" / "compose.json"
 
@@ -30,8 +30,7 @@ def daemon():
     with ExitStack() as stack:
         try:
             running = stack.enter_context(DockerDaemon(folder))
-            import_base(running)
-            running.check(PYTHON_IMAGE)
+            running.make_first_image(BASE / "python.tar", PYTHON_IMAGE)
         except ContainersUnavailable as error:
             pytest.skip(str(error))
         yield running

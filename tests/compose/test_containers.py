@@ -7,12 +7,15 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+import yaml
 from container_mesh import PORT, PROJECT, SERVICES, STAGES, wait_for
+from docker_daemon import ROOT
 from PIL import Image
 
 # With each `up`: docker-compose 1.29.2 makes all containers anew for one file or for several.
 TEST_FILE = "tests/compose/compose.test.yaml"
 TWO_DEVICES = "deploy/compose.two-devices.yaml"
+ALERTS = ROOT / "deploy" / "observability" / "prometheus" / "alerts.yml"
 # A stage that is away is missed after this, and back after that.
 CALL_TIMEOUT_S = 15.0
 RETURN_TIMEOUT_S = 30.0
@@ -129,6 +132,38 @@ def test_one_trace_has_every_service(mesh, tmp_path):
     spans = [one for one in json.loads(file.read_text("utf-8"))["traceEvents"] if is_span(one)]
     assert len(spans) > 2 * len(STAGES)
     assert sum(len(line["inner"]) or 1 for line in lines) == len(spans)
+
+
+def test_prometheus_fetches_every_service_and_has_the_alerts(mesh):
+    if not Path("/usr/bin/prometheus").exists():
+        pytest.skip("Debian's prometheus is not installed")
+    arguments = ("--profile", "observability", "up", "--detach", "--no-deps", "prometheus")
+    mesh.compose(*arguments, files=(TEST_FILE,))
+    container = mesh.container("prometheus")
+
+    def targets() -> dict[str, str]:
+        found = mesh.prometheus("targets")["activeTargets"]
+        return {one["labels"]["host"]: one["health"] for one in found}
+
+    def exemplars() -> set[str]:
+        asked = {"query": "sangsang_request_seconds_bucket", "start": "0", "end": f"{time.time()}"}
+        found = mesh.prometheus("query_exemplars", **asked)
+        return {one["labels"]["trace_id"] for series in found for one in series["exemplars"]}
+
+    try:
+        ready = "Server is ready to receive web requests"
+        wait_for(lambda: ready in mesh.logs(container), timeout_s=30.0, what="Prometheus")
+        up = dict.fromkeys(SERVICES, "up")
+        wait_for(lambda: targets() == up, timeout_s=60.0, what="every service to be fetched")
+        assert mesh.ask(trace_id=TRACE_ID)[0].code == "OK"
+        wait_for(lambda: TRACE_ID in exemplars(), timeout_s=60.0, what="a request's exemplar")
+        groups = mesh.prometheus("rules")["groups"]
+    finally:
+        mesh.daemon.docker("rm", "--force", container)
+    written = yaml.safe_load(ALERTS.read_text("utf-8"))["groups"]
+    assert [[rule["name"] for rule in group["rules"]] for group in groups] == [
+        [rule["alert"] for rule in group["rules"]] for group in written
+    ]
 
 
 def test_a_paused_stage_is_told_of_in_time_and_comes_back(mesh, measured):

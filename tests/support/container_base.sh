@@ -23,16 +23,17 @@ docker compose version >/dev/null 2>&1 || command -v docker-compose >/dev/null |
     unavailable "docker compose is not installed"
 
 # What Debian's own slim images leave out is left out here, too.
-if [ ! -f "$base/python.tar" ]; then
-    excluded=()
+make_debian() {
+    local excluded=() folder
     for folder in doc man info locale; do
         excluded+=("--dpkgopt=path-exclude=/usr/share/$folder/*")
     done
-    mmdebstrap --quiet --variant=minbase --include=python3 "${excluded[@]}" \
-        bookworm "$base/partial.tar" >"$base/install.log" 2>&1 ||
-        unavailable "mmdebstrap failed, see $base/install.log"
-    mv "$base/partial.tar" "$base/python.tar"
-fi
+    timeout 300 mmdebstrap --quiet --variant=minbase --include=python3 --dpkgopt=force-unsafe-io \
+        "${excluded[@]}" bookworm "$base/partial.tar" >"$base/mmdebstrap.log" 2>&1 &&
+        mv "$base/partial.tar" "$base/python.tar"
+}
+[ -f "$base/python.tar" ] || make_debian &
+debian=$!
 
 # The images' Python is Debian's 3.11; wheels for it are wanted whatever Python this is.
 .venv/bin/python deploy/requirements.py cpu >"$base/requirements.txt"
@@ -41,10 +42,13 @@ fi
 print(*sorted({f"{d.name}=={d.version}" for d in m.distributions() if "+" not in d.version}), sep="\n")' |
     grep -v -i -E '^(sangsang|pip|setuptools|wheel)==' >"$base/constraints.txt"
 rm -rf "$base/wheels"
-.venv/bin/python -m pip --quiet --disable-pip-version-check download --dest "$base/wheels" \
-    --only-binary :all: --python-version 3.11 --implementation cp \
+wheels=fetched
+timeout 300 .venv/bin/python -m pip --quiet --disable-pip-version-check --retries 1 \
+    download --dest "$base/wheels" --only-binary :all: --python-version 3.11 --implementation cp \
     --requirement "$base/requirements.txt" --constraint "$base/constraints.txt" pip 'setuptools>=77' wheel \
-    >>"$base/install.log" 2>&1 || unavailable "wheels cannot be had, see $base/install.log"
+    >"$base/wheels.log" 2>&1 || wheels=missing
+wait "$debian" || unavailable "mmdebstrap failed, see $base/mmdebstrap.log"
+[ "$wheels" = fetched ] || unavailable "wheels cannot be had, see $base/wheels.log"
 
 rm -f "$base/unavailable"
 touch "$base/.ready"

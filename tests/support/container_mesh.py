@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlencode
 
 from docker_daemon import BASE, ROOT, DockerDaemon, compose_command
 
@@ -33,12 +34,6 @@ class Answer:
     details: str
     digest: str
     seconds: float
-
-
-def import_base(daemon: DockerDaemon) -> None:
-    """Makes an image of the Debian that `make compose-test` has prepared."""
-    arguments = ("--change", 'CMD ["python3"]', str(BASE / "python.tar"), PYTHON_IMAGE)
-    daemon.docker("import", *arguments, timeout_s=BUILD_TIMEOUT_S)
 
 
 def make_build_image(daemon: DockerDaemon) -> None:
@@ -139,6 +134,13 @@ class ContainerMesh:
         command = [sys.executable, caller, ADDRESS, str(count), str(timeout_s), trace_id]
         printed = self.daemon.run(self.daemon.inside(command), timeout_s=timeout_s + 30)
         return [Answer(**fields) for fields in json.loads(printed)]
+
+    def prometheus(self, path: str, **parameters: str) -> Any:
+        """What the API of the project's Prometheus answers."""
+        url = f"http://127.0.0.1:9090/api/v1/{path}?{urlencode(parameters)}"
+        code = "import sys, urllib.request as r; print(r.urlopen(sys.argv[1]).read().decode())"
+        command = self.daemon.inside([sys.executable, "-c", code, url])
+        return json.loads(self.daemon.run(command, timeout_s=30.0))["data"]
 
     def call_count(self, container: str, method: str) -> int:
         """How many calls of a method a container has answered OK, by its log."""

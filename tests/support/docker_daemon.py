@@ -44,7 +44,7 @@ class DockerDaemon:
         environment: variables for the commands that are to speak to it.
 
     Args:
-        folder: for its data; not on a tmpfs, on which overlays do not lie.
+        folder: for its data, some hundreds of MB; overlayfs has to work there.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -70,16 +70,19 @@ class DockerDaemon:
     def __exit__(self, *_: object) -> None:
         self.stop()
 
-    def check(self, image: str) -> None:
-        """Runs a container of an image, to see whether any can be run here.
+    def make_first_image(self, archive: Path, image: str) -> None:
+        """Makes an image of a Debian's files, and runs a container to see whether any can be run.
 
         Raises:
             ContainersUnavailable: none can.
         """
+        change = ("--change", 'CMD ["python3"]')
         try:
-            self.docker("run", "--rm", image, "true", timeout_s=60.0)
+            self.docker("import", *change, str(archive), image)
+            self.docker("run", "--rm", image, "true")
         except (AssertionError, subprocess.TimeoutExpired) as error:
-            raise ContainersUnavailable(f"no container runs here: {error}") from None
+            said = " ".join(str(error).split())[-500:]
+            raise ContainersUnavailable(f"no container runs here: {said}") from None
 
     def docker(self, *arguments: str, timeout_s: float = 120.0) -> str:
         """What a command of the client prints."""

@@ -1,0 +1,32 @@
+#!/usr/bin/env bash
+# Installs what the compose test needs beside .venv, for a machine of CI: as root, where Debian's
+# packages can be had. Never fails: what is missing then is the reason why the test is skipped.
+set -euo pipefail
+log=${1:?where to log}
+
+has_all() {
+    command -v dockerd && command -v docker && command -v mmdebstrap && command -v prometheus &&
+        { docker compose version || command -v docker-compose; }
+} &>/dev/null
+
+has_all && exit 0
+[ "$(id -u)" = 0 ] && command -v apt-get >/dev/null || exit 0
+
+# The test has daemons of its own: those of the packages must not start.
+policy=/usr/sbin/policy-rc.d
+if [ ! -e "$policy" ]; then
+    trap 'rm -f "$policy"' EXIT
+    printf '#!/bin/sh\nexit 101\n' >"$policy"
+    chmod +x "$policy"
+fi
+
+export DEBIAN_FRONTEND=noninteractive
+get() {
+    # Bounded, because without a network apt waits long.
+    timeout 180 apt-get -qq -o Acquire::Retries=1 -o Acquire::http::Timeout=20 \
+        -o DPkg::Lock::Timeout=60 "$@" >>"$log" 2>&1
+}
+packages=(docker.io docker-compose mmdebstrap prometheus)
+get install --yes --no-install-recommends "${packages[@]}" ||
+    { get update && get install --yes --no-install-recommends "${packages[@]}"; } ||
+    echo "Docker cannot be installed, see $log" >&2
