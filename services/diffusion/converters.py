@@ -11,8 +11,7 @@ import numpy as np
 from sangsang.stages.v1alpha1 import diffusion_service_pb2 as messages
 from sangsang.stages.v1alpha1 import tensor_pb2
 
-from ..runtime.deadlines import time_left
-from ..runtime.deadlines import MAX_FINISH_RESERVE_MS
+from ..runtime.deadlines import MAX_FINISH_RESERVE_MS, time_left
 from ..runtime.engines.engine import Engine
 from ..runtime.errors import FieldViolation, InvalidRequest
 from ..runtime.models.manifest import BASE_WEIGHTS
