@@ -156,7 +156,8 @@ class _Check:
         # Written so that NaN, which compares false with everything, is out of every range.
         if least <= value <= most:
             return True
-        self.add(field, f"must be from {least:.17g} to {most:.17g}, got {value:.17g}")
+        least_text, most_text, text = map(_digits, (least, most, value))
+        self.add(field, f"must be from {least_text} to {most_text}, got {text}")
         return False
 
     def text(self, field: str, value: str, *, required: bool = False) -> None:
@@ -218,3 +219,8 @@ class _Check:
             product = f"{strength:g} * {step_count}"
             self.add(field, f"strength * step_count must be at least 1, got {product}")
         return strength
+
+
+def _digits(value: float) -> str:
+    """Returns a number in full: a seed has more digits than a float holds."""
+    return str(value) if isinstance(value, int) else f"{value:.17g}"
