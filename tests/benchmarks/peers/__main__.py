@@ -64,7 +64,9 @@ def run(
     ] = False,
     tune: Annotated[
         bool,
-        typer.Option("--tune", help="Peers alone, with 4, 8 and 16 rows; into peers-tuning.csv."),
+        typer.Option(
+            "--tune", help="Each with 4, 8 and 16 rows in a batch; into peers-tuning.csv."
+        ),
     ] = False,
     only: Annotated[
         list[str] | None, typer.Option(help="A contender to measure; again for more. Default: all.")
