@@ -232,8 +232,8 @@ async def test_a_product_is_the_tenant_whose_name_it_calls(tiny, cache_dir, tmp_
 async def test_what_the_pod_does_before_it_ends_breaks_no_call(tiny, cache_dir, tmp_path):
     async with cells(tiny, cache_dir, tmp_path, 1) as running:
         slow_down(running.meshes[0])
-        call = running.client.stream(**{**FIELDS, "step_count": 10}, seed=7)
-        events = [(await call.read()).WhichOneof("event")]
+        call = aiter(running.client.stream(**{**FIELDS, "step_count": 24}, seed=7))
+        events = [(await anext(call)).WhichOneof("event")]
         command = drain_command(running.envoy.admin_port)
         done = await asyncio.to_thread(
             subprocess.run, command, capture_output=True, text=True, timeout=60, check=True

@@ -193,6 +193,9 @@ def test_every_container_s_variables_are_settings(objects):
 
 
 def test_metrics_are_served_where_they_may_be_fetched(objects):
+    for workload in workloads(objects).values():
+        labels = workload["spec"]["template"]["metadata"]["labels"]
+        assert labels["app.kubernetes.io/part-of"] == "sangsang", "by it they are found"
     policy = of_kind(objects, "NetworkPolicy")["stages"]
     [[open_ports]] = [rule["ports"] for rule in policy["spec"]["ingress"] if "from" not in rule]
     for _, container in services(objects).values():
