@@ -4,12 +4,14 @@ Every figure is that of one run of `sangsang simulate`, whose command stands bes
 can print it again; only how much is asked is searched for here: the most of which all but 5 % of
 each tier is in time. What a picture costs the processor was measured (`cpu_by_process`).
 
-Run: python -m tests.benchmarks.growth            writes the tables and the picture; ten minutes
+Run: python -m tests.benchmarks.growth    writes the tables and the picture; a quarter of an hour
+     python -m tests.benchmarks.growth --again      the same with the loads that the page has; three
      python -m tests.benchmarks.growth --devices 1,2    prints these alone
 """
 
 import argparse
 import json
+import re
 import shlex
 import subprocess
 import sys
@@ -92,6 +94,19 @@ def play(devices: int, mix: str, load: int) -> Row:
     done = subprocess.run(program, capture_output=True, text=True, check=True)
     [report] = json.loads(done.stdout)
     return Row(devices, mix, load, report)
+
+
+def loads_of(page: str) -> dict[tuple[int, str], int]:
+    """The load of each command of a page, by the number of devices and the mix."""
+    return {
+        (int(devices), mix): round(float(load) * 100)
+        for mix, tiers in MIXES.items()
+        for devices, load in re.findall(
+            rf"^sangsang simulate --devices (\d+) {tiers} --arrivals poisson --load (\S+) ",
+            page,
+            re.MULTILINE,
+        )
+    }
 
 
 def least_in_time(row: Row) -> float:
@@ -201,7 +216,7 @@ def draw(rows: Sequence[Row], path: Path) -> None:
         1, core * 1.1, "one core of an orchestrator is full (mix)", color="grey", fontsize=8
     )
     served.set(xscale="log", yscale="log", xlabel="GPUs", ylabel="pictures in time a second")
-    paid.set(xscale="log", xlabel="GPUs", ylabel="GPU-seconds a picture, of those with one GPU")
+    paid.set(xscale="log", xlabel="GPUs", ylabel="GPU-seconds a picture (one GPU: 1)")
     paid.set_ylim(bottom=0)
     for axes in (served, paid):
         axes.set_xticks(DEVICES, [str(count) for count in DEVICES])
@@ -215,12 +230,15 @@ def main() -> None:
     """Writes the page's tables, or prints those of some numbers of devices."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--devices", help="numbers of devices, as 1,2; prints and writes nothing")
+    parser.add_argument("--again", action="store_true", help="with the loads that the page has")
     arguments = parser.parse_args()
+    known = loads_of(PAGE.read_text("utf-8")) if arguments.again else {}
     counts = [int(word) for word in arguments.devices.split(",")] if arguments.devices else DEVICES
     rows = []
     for count in counts:
         for mix in MIXES:
-            rows.append(most(count, mix))
+            load = known.get((count, mix))
+            rows.append(most(count, mix) if load is None else play(count, mix, load))
             print(rows[-1].command, f"# {rows[-1].in_time_per_s:.2f} in time a second", flush=True)
     alone = [row for row in rows if row.devices == counts[0]]
     written = {"one": one_device(alone), "more": growing(rows), "commands": commands(rows)}

@@ -10,15 +10,7 @@ import pytest
 
 PAGE = growth.PAGE.read_text("utf-8")
 COMMANDS = re.findall(r"^sangsang simulate .*$", PAGE, re.MULTILINE)
-LOADS = {
-    (int(devices), mix): round(float(load) * 100)
-    for mix, tiers in growth.MIXES.items()
-    for devices, load in re.findall(
-        rf"^sangsang simulate --devices (\d+) {tiers} --arrivals poisson --load (\S+) ",
-        PAGE,
-        re.MULTILINE,
-    )
-}
+LOADS = growth.loads_of(PAGE)
 
 
 def table(name: str) -> str:
@@ -36,7 +28,7 @@ def row_with(share: float, load: int) -> growth.Row:
 def test_every_command_is_the_program_s_own():
     asked = {(devices, mix) for devices in growth.DEVICES for mix in growth.MIXES}
     assert set(LOADS) == asked
-    assert COMMANDS == [growth.command(*where, load) for where, load in in_order().items()]
+    assert [growth.command(*where, load) for where, load in in_order().items()] == COMMANDS
 
 
 def in_order() -> dict[tuple[int, str], int]:

@@ -229,6 +229,17 @@ def test_every_pod_has_time_to_drain(objects):
         assert pod(workload)["terminationGracePeriodSeconds"] >= drain_s + LAST_SPANS_S
 
 
+def test_the_orchestrator_says_which_stage_is_missing_before_it_is_ended(objects):
+    _, container = services(objects)["orchestrator"]
+    probe = container["startupProbe"]
+    said_s = float(
+        told(container).get(
+            "SANGSANG_STAGE_START_TIMEOUT_S", OrchestratorSettings().stage_start_timeout_s
+        )
+    )
+    assert said_s < probe["periodSeconds"] * probe["failureThreshold"]
+
+
 def test_every_workload_has_a_disruption_budget(objects):
     budgets = of_kind(objects, "PodDisruptionBudget")
     chosen = [one["spec"]["selector"]["matchLabels"] for one in budgets.values()]
