@@ -212,9 +212,7 @@ def draw(rows: Sequence[Row], path: Path) -> None:
     limit = [row for row in rows if row.mix == list(MIXES)[-1]]
     core = limit[-1].in_time_per_s / cpu_cores(limit[-1])[0]
     served.axhline(core, color="grey", linestyle="--", linewidth=1)
-    served.text(
-        1, core * 1.1, "one core of an orchestrator is full (mix)", color="grey", fontsize=8
-    )
+    served.text(64, core * 0.62, "a core of the orchestrator", color="grey", fontsize=8, ha="right")
     served.set(xscale="log", yscale="log", xlabel="GPUs", ylabel="pictures in time a second")
     paid.set(xscale="log", xlabel="GPUs", ylabel="GPU-seconds a picture (one GPU: 1)")
     paid.set_ylim(bottom=0)

@@ -8,23 +8,27 @@ import os
 import signal
 import socket
 import subprocess
-import time
 import uuid
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import grpc
 import pytest
 from envoys import Envoy, OrchestratorProcess, drain_command, envoy_before
 from grpc_health.v1 import health_pb2, health_pb2_grpc
-from meshes import MAX_MESSAGE_BYTES, Mesh, mesh_in_process, reason_of, until
+from meshes import MAX_MESSAGE_BYTES, Mesh, mesh_in_process, reason_of, slow_down, until
 
+from sangsang.imaging.v1 import image_generation_service_pb2 as imaging
 from sangsang.imaging.v1 import image_generation_service_pb2_grpc as imaging_grpc
 from sangsang.services.runtime.calls import open_channel
 from sangsang.tracing.v1alpha1 import trace_inspection_service_pb2 as tracing
 from sangsang.tracing.v1alpha1 import trace_inspection_service_pb2_grpc as tracing_grpc
 
 FIELDS = {"model_id": "tiny", "prompt": "a cat", "step_count": 2}
+# Long enough that a call can be caught in the middle of its run.
+STEP_S = 0.05
+PROTOS = Path(__file__).parents[2] / "protos" / "sangsang" / "imaging" / "v1"
 NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
 SERVING = health_pb2.HealthCheckResponse.SERVING
 
@@ -75,18 +79,6 @@ async def several(running: Cells) -> int:
     return running.taken(0) - before[1]
 
 
-def slow_down(mesh: Mesh) -> None:
-    """Makes the steps long enough that a call can be caught in the middle of its run."""
-    [model] = mesh.stages["diffusion"]._models.values()
-    infer = model.engine.infer
-
-    def slow(inputs):
-        time.sleep(0.05)
-        return infer(inputs)
-
-    model.engine.infer = slow
-
-
 def refused(failed) -> tuple[grpc.StatusCode, str]:
     return failed.value.code(), reason_of(failed.value)
 
@@ -102,10 +94,29 @@ async def test_a_picture_is_the_same_through_it(tiny, cache_dir, tmp_path):
         assert (await health.Check(health_pb2.HealthCheckRequest())).status == SERVING
 
 
+async def test_a_client_that_watches_health_watches_it_through_it(tiny, cache_dir, tmp_path):
+    config = (PROTOS / "image_generation_service_config.json").read_text("utf-8")
+    async with cells(tiny, cache_dir, tmp_path, 1) as running:
+        options = [("grpc.service_config", config)]
+        async with grpc.aio.insecure_channel(running.envoy.address, options=options) as channel:
+            client = Mesh(imaging_grpc.ImageGenerationServiceStub(channel), running.client.spans)
+            await client.generate(**FIELDS)
+            await running.say(0, NOT_SERVING)
+            with pytest.raises(grpc.aio.AioRpcError) as failed:
+                async with asyncio.timeout(60):
+                    while True:
+                        await client.generate(**FIELDS)
+            assert failed.value.code() is grpc.StatusCode.UNAVAILABLE
+            await running.say(0, SERVING)
+            # Without wait_for_ready, it would be refused until the watch has told.
+            request = imaging.GenerateImagesRequest(spec=imaging.ImageSpec(**FIELDS))
+            await client.stub.GenerateImages(request, timeout=60, wait_for_ready=True)
+
+
 async def test_steps_come_as_they_are_done(tiny, cache_dir, tmp_path):
     async with cells(tiny, cache_dir, tmp_path, 1) as running:
         [mesh] = running.meshes
-        slow_down(mesh)
+        slow_down(mesh, STEP_S)
         events, done_at = [], []
         async for event in running.client.stream(**{**FIELDS, "step_count": 10}, seed=7):
             events.append(event.WhichOneof("event"))
@@ -119,7 +130,7 @@ async def test_steps_come_as_they_are_done(tiny, cache_dir, tmp_path):
 async def test_a_cancel_passes_through_it(tiny, cache_dir, tmp_path):
     async with cells(tiny, cache_dir, tmp_path, 1) as running:
         [mesh] = running.meshes
-        slow_down(mesh)
+        slow_down(mesh, STEP_S)
         call = running.client.stream(**{**FIELDS, "step_count": 24}, seed=7)
         async for event in call:
             if event.WhichOneof("event") == "progress":
@@ -133,7 +144,7 @@ async def test_a_cancel_passes_through_it(tiny, cache_dir, tmp_path):
 async def test_a_deadline_is_the_call_s_own(tiny, cache_dir, tmp_path):
     async with cells(tiny, cache_dir, tmp_path, 1) as running:
         [mesh] = running.meshes
-        slow_down(mesh)
+        slow_down(mesh, STEP_S)
         with pytest.raises(grpc.aio.AioRpcError) as failed:
             await running.client.generate(**{**FIELDS, "step_count": 24}, seed=7, timeout=0.4)
         assert failed.value.code() is grpc.StatusCode.DEADLINE_EXCEEDED
@@ -231,7 +242,7 @@ async def test_a_product_is_the_tenant_whose_name_it_calls(tiny, cache_dir, tmp_
 
 async def test_what_the_pod_does_before_it_ends_breaks_no_call(tiny, cache_dir, tmp_path):
     async with cells(tiny, cache_dir, tmp_path, 1) as running:
-        slow_down(running.meshes[0])
+        slow_down(running.meshes[0], STEP_S)
         call = aiter(running.client.stream(**{**FIELDS, "step_count": 24}, seed=7))
         events = [(await anext(call)).WhichOneof("event")]
         command = drain_command(running.envoy.admin_port)
@@ -287,7 +298,7 @@ async def two_orchestrators(tiny, cache_dir, folder):
         processes = []
         for _ in range(2):
             mesh = await stack.enter_async_context(mesh_in_process([tiny], cache_dir))
-            slow_down(mesh)
+            slow_down(mesh, STEP_S)
             addresses = {
                 f"SANGSANG_{name.upper()}_ADDRESS": f"127.0.0.1:{host.port}"
                 for name, host in mesh.hosts.items()
