@@ -212,7 +212,7 @@ def draw(rows: Sequence[Row], path: Path) -> None:
     limit = [row for row in rows if row.mix == list(MIXES)[-1]]
     core = limit[-1].in_time_per_s / cpu_cores(limit[-1])[0]
     served.axhline(core, color="grey", linestyle="--", linewidth=1)
-    served.text(64, core * 0.62, "a core of the orchestrator", color="grey", fontsize=8, ha="right")
+    served.text(1, core * 1.15, "a core of the orchestrator", color="grey", fontsize=8)
     served.set(xscale="log", yscale="log", xlabel="GPUs", ylabel="pictures in time a second")
     paid.set(xscale="log", xlabel="GPUs", ylabel="GPU-seconds a picture (one GPU: 1)")
     paid.set_ylim(bottom=0)
@@ -220,7 +220,7 @@ def draw(rows: Sequence[Row], path: Path) -> None:
         axes.set_xticks(DEVICES, [str(count) for count in DEVICES])
         axes.minorticks_off()
         axes.grid(alpha=0.3)
-    served.legend(fontsize=8)
+    served.legend(fontsize=8, loc="lower right")
     figure.savefig(path, dpi=110)
 
 
