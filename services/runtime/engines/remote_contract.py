@@ -1,6 +1,7 @@
 """Whether what a server of the Open Inference Protocol serves is the module that is wanted."""
 
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from ..open_inference.datatypes import datatype_of
@@ -9,6 +10,9 @@ from .signatures import Signature
 
 # Of a protobuf message that is made at run time: a type checker cannot know its fields.
 Proto = Any
+
+# Told of a model that was compiled for some sizes of a batch: these, behind commas.
+ROW_COUNTS_NAME = "row_counts"
 
 
 def differences(wanted: Signature, digest: str, metadata: Proto, config: Proto) -> list[str]:
@@ -31,9 +35,39 @@ def differences(wanted: Signature, digest: str, metadata: Proto, config: Proto) 
     return found
 
 
-def batch_limit(config: Proto) -> int | None:
-    """Returns the most rows of one call; None for no limit."""
-    return (config.max_batch_size or None) if config else None
+@dataclass(frozen=True, slots=True)
+class BatchSizes:
+    """How many rows a call to a served model may have.
+
+    Attributes:
+        most: at most so many; None for any number.
+        exact: just one of these, ascending; none for any number.
+    """
+
+    most: int | None = None
+    exact: tuple[int, ...] = ()
+
+    def split(self, rows: int) -> list[int]:
+        """Returns the rows of each call for a batch; more than it has if they must be filled up."""
+        most = self.exact[-1] if self.exact else self.most or rows
+        full, rest = divmod(rows, most)
+        fitting = [count for count in self.exact if count >= rest] or [rest]
+        return [most] * full + ([fitting[0]] if rest else [])
+
+
+def batch_sizes(config: Proto) -> BatchSizes:
+    """Returns the sizes of a call.
+
+    Raises:
+        ValueError: what the server tells of them is no list of numbers.
+    """
+    if not config:
+        return BatchSizes()
+    text = told(config, ROW_COUNTS_NAME)
+    counts = tuple(sorted(int(count) for count in text.split(","))) if text else ()
+    if any(count < 1 for count in counts):
+        raise ValueError(f"{ROW_COUNTS_NAME} is {text!r}")
+    return BatchSizes(config.max_batch_size or None, counts)
 
 
 def told(config: Proto, name: str) -> str:

@@ -82,7 +82,8 @@ class OpenInferenceServicer:
     async def model_config(self, request: Proto, _context: object) -> Proto:
         """Returns the configuration of an engine."""
         served = self._find(request.name, request.version)
-        return messages.ModelConfigResponse(config=model_config(request.name, served))
+        config = model_config(request.name, served.engine, served.max_batch_size)
+        return messages.ModelConfigResponse(config=config)
 
     async def model_statistics(self, request: Proto, _context: object) -> Proto:
         """Returns the statistics of one engine, or of all for an empty name."""
