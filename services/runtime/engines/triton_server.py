@@ -147,7 +147,7 @@ class TritonServerEngine:
             if self._client is None:
                 raise StageFailed(f"{self.name} has been closed")
             self._check(self._client, deadline)
-            outputs = self._checked_outputs(self._infer(self._client, feeds, deadline), feeds)
+            outputs = self._infer(self._client, feeds, deadline)
         return {name: array[:rows] for name, array in outputs.items()}
 
     def close(self) -> None:
@@ -206,7 +206,10 @@ class TritonServerEngine:
         except ValueError as exc:
             raise StageFailed(f"{self._model_name} on {self._server.address}: {exc}") from exc
         names = set.intersection(*(set(part) for part in parts))
-        return {name: np.concatenate([part[name] for part in parts])[:batch] for name in names}
+        outputs = {name: np.concatenate([part[name] for part in parts]) for name in names}
+        return {
+            name: array[:batch] for name, array in self._checked_outputs(outputs, feeds).items()
+        }
 
     def _checked_outputs(
         self, outputs: dict[str, Array], feeds: Mapping[str, Array]
