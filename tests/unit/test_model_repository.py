@@ -134,7 +134,7 @@ def test_nothing_is_written_over_without_force(folder, tmp_path):
     (tmp_path / "pocket.unet").mkdir()
     (tmp_path / "pocket.unet" / "old").touch()
     (tmp_path / "theirs" / "1").mkdir(parents=True)
-    with pytest.raises(ModelNotReady, match="is not empty.* --force"):
+    with pytest.raises(ModelNotReady, match=r"is not empty.* --force"):
         export_model(folder, tmp_path)
     assert (tmp_path / "pocket.unet" / "old").exists()
     export_model(folder, tmp_path, force=True)

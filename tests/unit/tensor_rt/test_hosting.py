@@ -47,7 +47,7 @@ def test_the_engine_that_was_built_is_hosted(folder, machine, built, tmp_path, m
 
 def test_a_unet_with_adapters_says_what_to_do_instead(folder, machine, built):
     cache, _ = built
-    with pytest.raises(ModelNotReady, match="has adapters.*--backend onnxruntime or python"):
+    with pytest.raises(ModelNotReady, match=r"has adapters.*--backend onnxruntime or python"):
         host(folder, "unet", backend="tensorrt", cache=cache)
 
 
