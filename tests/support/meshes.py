@@ -1,7 +1,7 @@
 """Meshes for tests: in this process, with every span kept, or as five real processes."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -101,8 +101,12 @@ async def mesh_in_process(
     cache_dir: Path,
     *,
     overrides: Mapping[str, Mapping[str, object]] | None = None,
+    further: Sequence[tuple[str, Mapping[str, object]]] = (),
 ) -> AsyncIterator[Mesh]:
-    """Five services on this event loop, on loopback ports of their own."""
+    """Five services on this event loop, on loopback ports of their own.
+
+    `further` are second replicas of stages, each with its own overrides.
+    """
     shared = {
         "models": tuple(models),
         "cache_dir": cache_dir,
@@ -119,6 +123,11 @@ async def mesh_in_process(
             stages[name] = stage_class(settings)
             hosts[name] = await stack.enter_async_context(hosted(stages[name], settings, spans))
         addresses = {f"{name}_address": f"127.0.0.1:{host.port}" for name, host in hosts.items()}
+        for name, fields in further:
+            stage_class, settings_class = STAGES[name]
+            settings = settings_class(port=0, **shared, **fields)
+            host = await stack.enter_async_context(hosted(stage_class(settings), settings, spans))
+            addresses[f"{name}_address"] += f",127.0.0.1:{host.port}"
         settings = OrchestratorSettings(
             port=0, **shared, **addresses, **overrides.get("orchestrator", {})
         )
