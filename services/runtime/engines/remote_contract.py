@@ -5,14 +5,12 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..open_inference.datatypes import datatype_of
+from ..open_inference.descriptions import MOST_ROWS_NAME, ROW_COUNTS_NAME
 from .engine import TensorSpec
 from .signatures import Signature
 
 # Of a protobuf message that is made at run time: a type checker cannot know its fields.
 Proto = Any
-
-# Told of a model that was compiled for some sizes of a batch: these, behind commas.
-ROW_COUNTS_NAME = "row_counts"
 
 
 def differences(wanted: Signature, digest: str, metadata: Proto, config: Proto) -> list[str]:
@@ -63,11 +61,16 @@ def batch_sizes(config: Proto) -> BatchSizes:
     """
     if not config:
         return BatchSizes()
-    text = told(config, ROW_COUNTS_NAME)
-    counts = tuple(sorted(int(count) for count in text.split(","))) if text else ()
-    if any(count < 1 for count in counts):
-        raise ValueError(f"{ROW_COUNTS_NAME} is {text!r}")
-    return BatchSizes(config.max_batch_size or None, counts)
+    limits = [config.max_batch_size, *_numbers(config, MOST_ROWS_NAME)]
+    return BatchSizes(max(limits) or None, _numbers(config, ROW_COUNTS_NAME))
+
+
+def _numbers(config: Proto, name: str) -> tuple[int, ...]:
+    text = told(config, name)
+    numbers = tuple(sorted(int(number) for number in text.split(","))) if text else ()
+    if any(number < 1 for number in numbers):
+        raise ValueError(f"{name} is {text!r}")
+    return numbers
 
 
 def told(config: Proto, name: str) -> str:

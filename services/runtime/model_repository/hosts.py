@@ -14,12 +14,12 @@ from ..engines.adapter_bank import AdapterBank, open_bank
 from ..engines.cache import EngineCache
 from ..engines.engine import TensorSpec
 from ..engines.loading import find_build, read_own_build
-from ..engines.remote_contract import ROW_COUNTS_NAME
 from ..engines.signatures import Signature, signature
 from ..engines.tensor_rt_sizes import bucket_profiles
 from ..engines.weightless import GRAPH_NAME, read_weights
 from ..errors import ModelNotReady
 from ..models.folder import ModelFolder, ModuleName
+from ..open_inference.descriptions import ROW_COUNTS_NAME
 from .hosted_module import HostedModule
 
 _MODEL_SOURCE = "python_model.py"

@@ -10,6 +10,10 @@ from .served_engine import ServedEngine
 
 # An engine has one version: another digest is another release of the stage.
 VERSION = "1"
+# Parameters of a configuration that tells shapes whole: the most rows of a call, and, of an engine
+# that was compiled for some sizes of a batch, these, behind commas.
+MOST_ROWS_NAME = "most_rows"
+ROW_COUNTS_NAME = "row_counts"
 
 
 class Described(Protocol):
