@@ -224,3 +224,12 @@ def running_server(repository: Path, place: Path) -> Iterator[TritonServer]:
     finally:
         server.stop()
     _assert_nothing_left(before)
+
+
+def perf_analyzer(*arguments: str) -> tuple[list[str], dict[str, str]]:
+    """NVIDIA's load generator: command and environment; skips the test where there is none."""
+    venv = require_venv()
+    program = venv / "bin" / "perf_analyzer"
+    if not program.is_file():
+        pytest.skip(f"there is no perf_analyzer in {venv.name}: `make triton` prepares it")
+    return [str(program), *arguments], {"LD_LIBRARY_PATH": str(venv / "perf_analyzer_libraries")}
