@@ -3,8 +3,9 @@
 Three meshes of real processes: engines in the stages, the UNet on Triton, all engines on Triton.
 The server is on this machine and runs the exported model repository in its Python backend, which
 runs the same ONNX Runtime with as many threads. First one picture at a time, the meshes in turns;
-then eight at a time, each mesh for itself, in rounds. Prints medians and, in brackets, how many
-times the embedded mesh's they are. Every picture must have the same bytes from all three.
+then eight at a time, each mesh for itself, in rounds, with the CPU time of all processes, which a
+busy machine changes least. Prints medians and, in brackets, how many times the embedded mesh's they
+are; of memory what the idle processes hold. Alone, each picture must have the same bytes from all.
 
 Run: make triton && python -m tests.benchmarks.engines_on_a_fleet deploy/models/pocket
 """
@@ -15,7 +16,7 @@ import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from pathlib import Path
@@ -46,10 +47,16 @@ WARM_UP = 2
 
 
 class Caller:
-    """A client of one mesh."""
+    """A client of one mesh, whose engines' processes are known."""
 
-    def __init__(self, stub: imaging_grpc.ImageGenerationServiceStub, model_id: str) -> None:
+    def __init__(
+        self,
+        stub: imaging_grpc.ImageGenerationServiceStub,
+        model_id: str,
+        process_ids: Sequence[int],
+    ) -> None:
         self._stub, self._model_id = stub, model_id
+        self.process_ids = process_ids
 
     def picture(self, tier: str, seed: int) -> bytes:
         spec = imaging.ImageSpec(
@@ -63,11 +70,31 @@ class Caller:
         content = self.picture(tier, seed)
         return time.perf_counter() - started_at, content
 
-    def pictures_per_second(self, tier: str, count: int) -> float:
+    def eight_at_a_time(self, tier: str, count: int) -> tuple[float, float]:
+        """Pictures a second, and the CPU's seconds for one."""
         with ThreadPoolExecutor(CONCURRENCY) as callers:
-            started_at = time.perf_counter()
+            started_at, cpu_before = time.perf_counter(), cpu_seconds(self.process_ids)
             list(callers.map(lambda seed: self.picture(tier, seed), range(count)))
-            return count / (time.perf_counter() - started_at)
+            rate = count / (time.perf_counter() - started_at)
+            return rate, (cpu_seconds(self.process_ids) - cpu_before) / count
+
+
+def cpu_seconds(process_ids: Sequence[int]) -> float:
+    ticks = 0
+    for number in process_ids:
+        # Behind the name, which may have spaces, the 12th and 13th.
+        fields = Path(f"/proc/{number}/stat").read_text().rpartition(")")[2].split()
+        ticks += int(fields[11]) + int(fields[12])
+    return ticks / os.sysconf("SC_CLK_TCK")
+
+
+def memory_mebibytes(process_ids: Sequence[int]) -> float:
+    """Proportional: what several processes share counts once."""
+    total = 0
+    for number in process_ids:
+        lines = Path(f"/proc/{number}/smaps_rollup").read_text().splitlines()
+        total += next(int(line.split()[1]) for line in lines if line.startswith("Pss:"))
+    return total / 1024
 
 
 def cells(values: Mapping[str, list[float]], unit: str, scale: float = 1.0) -> list[str]:
@@ -89,12 +116,17 @@ def one_at_a_time(callers: Mapping[str, Caller], tier: str, repeats: int) -> lis
     return cells(times, "ms", 1000)
 
 
-def eight_at_a_time(callers: Mapping[str, Caller], tier: str, rounds: int) -> list[str]:
+def eight_at_a_time(
+    callers: Mapping[str, Caller], tier: str, rounds: int
+) -> tuple[list[str], list[str]]:
     rates: dict[str, list[float]] = {name: [] for name in callers}
+    costs: dict[str, list[float]] = {name: [] for name in callers}
     for _ in track(range(rounds), description=f"{tier}, eight", transient=True):
         for name, caller in callers.items():
-            rates[name].append(caller.pictures_per_second(tier, ROUND_COUNTS[tier]))
-    return cells(rates, "/s")
+            rate, cost = caller.eight_at_a_time(tier, ROUND_COUNTS[tier])
+            rates[name].append(rate)
+            costs[name].append(cost)
+    return cells(rates, "/s"), cells(costs, "ms", 1000)
 
 
 def environment(address: str, *, shared_memory: bool) -> dict[str, str]:
@@ -139,7 +171,9 @@ def main() -> None:
             )
             channel = stack.enter_context(grpc.insecure_channel(mesh.address))
             stub = imaging_grpc.ImageGenerationServiceStub(channel)
-            callers[name] = Caller(stub, folder.model_id)
+            ours = [child.pid for child in mesh.children.values()]
+            theirs = server.process_ids if stages else []
+            callers[name] = Caller(stub, folder.model_id, [*ours, *theirs])
         way = "shared memory" if arguments.shared_memory else "the wire"
         load = f"{os.getloadavg()[0]:.1f} on {os.cpu_count()} cores"
         console.print(f"tensors by {way}; load of the machine {load}")
@@ -147,8 +181,11 @@ def main() -> None:
         for tier in TIERS:
             table.add_row(f"{tier}, alone", *one_at_a_time(callers, tier, arguments.repeats))
         for tier in TIERS:
-            rates = eight_at_a_time(callers, tier, arguments.rounds)
+            rates, costs = eight_at_a_time(callers, tier, arguments.rounds)
             table.add_row(f"{tier}, {CONCURRENCY} at a time", *rates)
+            table.add_row(f"{tier}, CPU of one", *costs)
+        memory = {name: [memory_mebibytes(one.process_ids)] for name, one in callers.items()}
+        table.add_row("memory", *cells(memory, "MiB"))
         console.print(table)
 
 

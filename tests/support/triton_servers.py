@@ -89,6 +89,18 @@ class TritonServer:
     def address(self) -> str:
         return f"127.0.0.1:{self._port}"
 
+    @property
+    def process_ids(self) -> list[int]:
+        """Of the server and its children, which are its process group."""
+        leader = None if self._process is None else self._process.pid
+        found: list[int] = []
+        for path in Path("/proc").glob("[0-9]*"):
+            # One that has ended meanwhile is in no group.
+            with suppress(ProcessLookupError):
+                if os.getpgid(int(path.name)) == leader:
+                    found.append(int(path.name))
+        return found
+
     def start(self) -> None:
         site = next((self._venv / "lib").glob("python3.*")) / "site-packages"
         server = site / "pytriton" / "tritonserver"
