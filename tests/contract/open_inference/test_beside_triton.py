@@ -15,6 +15,7 @@ import grpc
 import numpy as np
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 from hosting import Spans, hosted
 from triton_servers import triton_server
 from tritonclient.grpc import service_pb2 as pb
@@ -234,6 +235,16 @@ async def test_both_have_standard_health(theirs, ours):
             request = health_pb2.HealthCheckRequest()
             answer = await health_pb2_grpc.HealthStub(channel).Check(request, timeout=LIMIT_S)
         assert answer.status == health_pb2.HealthCheckResponse.SERVING
+
+
+async def test_triton_has_no_reflection(theirs):
+    """A stage has: `test_stages.py`."""
+    asked = reflection_pb2.ServerReflectionRequest(list_services="")
+    async with grpc.aio.insecure_channel(theirs.address) as channel:
+        call = reflection_pb2_grpc.ServerReflectionStub(channel).ServerReflectionInfo
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            _ = [one async for one in call(iter([asked]), timeout=LIMIT_S)]
+    assert caught.value.code() is grpc.StatusCode.UNIMPLEMENTED
 
 
 async def test_a_size_that_wraps_ends_triton_s_worker_for_good_and_not_ours(theirs, ours):
