@@ -3,6 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 INSTALL := $(BIN)/pip install --quiet --disable-pip-version-check
 MODEL := deploy/models/pocket
+NODE := protos/examples/node/node_modules
 
 .DEFAULT_GOAL := help
 .PHONY: help demo test triton compose-test test-gpu lint proto settings bench bench-short bench-mesh bench-gpu clean
@@ -19,7 +20,7 @@ demo: .venv/.demo ## make a picture: starts the whole mesh on this machine, on t
 	@echo "  $(BIN)/sangsang generate \"a pizza\" --scheduler euler_ancestral --steps 20"
 	@echo "  $(BIN)/sangsang models                               # tiers, schedulers, limits"
 
-test: .venv/.test .venv-triton/.ready ## run the tests: no network, no GPU
+test: .venv/.test .venv-triton/.ready $(NODE)/.ready ## run the tests: no network, no GPU
 	$(BIN)/pytest --numprocesses auto --maxprocesses 8 --dist loadfile
 
 lint: .venv/.test .venv/.lint ## ruff, pyright, buf, and whether generated code is stale
@@ -59,7 +60,7 @@ bench-gpu: test-gpu .venv/.tensorrt ## measure the kernels, and a UNet step in T
 	$(BIN)/python -m tests.benchmarks.unet_steps_in_tensor_rt $(MODEL)
 
 clean: ## remove .venv and what was made
-	rm -rf .venv .venv-triton .venv-litserve .container-base out build dist *.egg-info .pytest_cache .ruff_cache .hypothesis
+	rm -rf .venv .venv-triton .venv-litserve .container-base $(NODE) out build dist *.egg-info .pytest_cache .ruff_cache .hypothesis
 
 .venv/bin/python:
 	$(PYTHON) -m venv .venv
@@ -82,6 +83,11 @@ clean: ## remove .venv and what was made
 # Never fails: where there is no such server, the tests that need it say so and are skipped.
 .venv-triton/.ready: .venv/.test tests/support/triton_server_venv.sh
 	PYTHON=$(PYTHON) tests/support/triton_server_venv.sh
+
+# Nor this: without Node.js the tests of its examples are skipped.
+$(NODE)/.ready: protos/examples/node/package-lock.json
+	@npm ci --silent --ignore-scripts --prefix protos/examples/node && touch $@ || \
+		echo "npm could not install the Node.js examples: their tests are skipped"
 
 # Never fails either: without it the test of the containers says why it is skipped.
 .container-base/.ready: .venv/.test pyproject.toml tests/support/container_base.sh

@@ -26,12 +26,10 @@ from sangsang.stages.v1alpha1 import (
 
 from ..services.runtime import telemetry
 from ..services.runtime.calls import StageCaller, open_channel
+from ..services.runtime.deadlines import MAX_FINISH_RESERVE_MS
 from ..services.runtime.errors import FieldViolation, InvalidRequest, StageFailed
 from .plan import GenerationPlan
 from .scheduling.work import Grant, StageName
-
-# The most that the diffusion stage takes.
-MAX_FINISH_RESERVE_MS = 60_000
 
 _STUBS: Mapping[StageName, Callable[[grpc.aio.Channel], Any]] = {
     "text_encoding": text_encoding_service_pb2_grpc.TextEncodingServiceStub,

@@ -55,20 +55,15 @@ def make_plan(
         ModelNotFound: the fields are good but no such model is served.
     """
     check = _Check()
-    check.text("spec.prompt", spec.prompt, required=True)
-    check.text("spec.negative_prompt", spec.negative_prompt)
     check.request_id(request_id)
     check.tenant(tenant)
     check.within(
         "preview_interval_step_count", preview_interval_step_count, 0, MAX_PREVIEW_INTERVAL
     )
-    quality = spec.quality if spec.HasField("quality") else DEFAULT_QUALITY
-    check.within("spec.quality", quality, 1, 100)
-    mime_type = check.choice("spec.mime_type", spec.mime_type or MIME_TYPES[0], MIME_TYPES)
+    own = _check_own_fields(check, spec, max_picture_pixels)
     seed = spec.seed if spec.HasField("seed") else secrets.randbelow(2**53)
     image_count = spec.image_count if spec.HasField("image_count") else 1
     check.within("spec.seed", seed, 0, MAX_SEED - max(0, min(image_count, 64) - 1))
-    check.initial_image(spec, max_picture_pixels)
     if not spec.model_id:
         check.add("spec.model_id", f"is required; models: {', '.join(catalogue.model_ids)}")
     model = catalogue.find(spec.model_id)
@@ -80,17 +75,12 @@ def make_plan(
     return GenerationPlan(
         request_id=request_id or str(uuid.uuid4()),
         model_id=model.model_id,
-        prompt=spec.prompt,
-        negative_prompt=spec.negative_prompt,
         seeds=tuple(range(seed, seed + image_count)),
-        initial_image=spec.initial_image.content,
-        mime_type=mime_type,
-        quality=quality,
-        embed_parameters=spec.embed_parameters if spec.HasField("embed_parameters") else True,
         preview_interval_step_count=preview_interval_step_count,
         min_progress_interval_ms=min_progress_interval_ms,
         tenant=ANONYMOUS if tenant is None else tenant,
         fingerprint=fingerprint_of(spec),
+        **own,
         **settings,
     )
 
@@ -98,6 +88,26 @@ def make_plan(
 def fingerprint_of(spec: imaging.ImageSpec) -> str:
     """Returns what tells one spec from any other; what it leaves open stays open."""
     return hashlib.sha256(spec.SerializeToString(deterministic=True)).hexdigest()
+
+
+def _check_own_fields(
+    check: "_Check", spec: imaging.ImageSpec, max_picture_pixels: int
+) -> dict[str, Any]:
+    """Returns the settings that are the same for every model, with defaults filled in."""
+    check.text("spec.prompt", spec.prompt, required=True)
+    check.text("spec.negative_prompt", spec.negative_prompt)
+    quality = spec.quality if spec.HasField("quality") else DEFAULT_QUALITY
+    check.within("spec.quality", quality, 1, 100)
+    mime_type = check.choice("spec.mime_type", spec.mime_type or MIME_TYPES[0], MIME_TYPES)
+    check.initial_image(spec, max_picture_pixels)
+    return {
+        "prompt": spec.prompt,
+        "negative_prompt": spec.negative_prompt,
+        "initial_image": spec.initial_image.content,
+        "mime_type": mime_type,
+        "quality": quality,
+        "embed_parameters": spec.embed_parameters if spec.HasField("embed_parameters") else True,
+    }
 
 
 def _check_model_fields(
@@ -156,7 +166,8 @@ class _Check:
         # Written so that NaN, which compares false with everything, is out of every range.
         if least <= value <= most:
             return True
-        self.add(field, f"must be from {least:.17g} to {most:.17g}, got {value:.17g}")
+        least_text, most_text, text = map(_digits, (least, most, value))
+        self.add(field, f"must be from {least_text} to {most_text}, got {text}")
         return False
 
     def text(self, field: str, value: str, *, required: bool = False) -> None:
@@ -218,3 +229,8 @@ class _Check:
             product = f"{strength:g} * {step_count}"
             self.add(field, f"strength * step_count must be at least 1, got {product}")
         return strength
+
+
+def _digits(value: float) -> str:
+    """Returns a number in full: a seed has more digits than a float holds."""
+    return str(value) if isinstance(value, int) else f"{value:.17g}"

@@ -11,6 +11,9 @@ fi
 common=$("$python" -c 'import google.api, pathlib; print(pathlib.Path(list(google.api.__path__)[0]).parents[1])')
 find sangsang -name '*.proto' | sort | xargs "$python" -m grpc_tools.protoc \
   -I . -I "$common" --python_out="$out" --pyi_out="$out" --grpc_python_out="$out"
+# The public API with all that it imports, for callers that read descriptors: Node.js, grpcurl.
+"$python" -m grpc_tools.protoc -I . -I "$common" --include_imports -o "$out/imaging.binpb" \
+  sangsang/imaging/v1/image_generation_service.proto google/rpc/status.proto google/rpc/error_details.proto
 find "$out" -type d \( -name v1 -o -name v1alpha1 \) | while read -r package; do
   echo '"""Generated from the protos beside this folder; run `make proto`."""' > "$package/__init__.py"
 done

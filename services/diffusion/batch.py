@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from ..runtime.engines.adapter_bank import SCALE_NAME
-from ..runtime.engines.engine import Array, Engine
+from ..runtime.engines.engine import Array, Engine, padding_row_count
 from ..runtime.errors import CorruptTensor, StageFailed
 from ..runtime.models.preview_map import PreviewMap
 from .jobs import Picture
@@ -31,12 +31,14 @@ class BatchResult:
         started_ns: wall clock at the start, in nanoseconds since the epoch.
         ended_ns: wall clock at the end.
         seconds: duration.
+        padding_row_count: rows that the engine added to fill up a size that it takes.
     """
 
     members: tuple[StepResult, ...]
     started_ns: int
     ended_ns: int
     seconds: float
+    padding_row_count: int = 0
 
 
 def run_batch(
@@ -54,10 +56,11 @@ def run_batch(
         Exception: whatever the engine raises; the jobs are as they were before.
     """
     started_ns, started_s = time.time_ns(), time.perf_counter()
-    inputs = _gather(members)
+    inputs, padded_before = _gather(members), padding_row_count(engine)
     outputs = engine.infer(inputs)["out_sample"]
     if outputs.shape != inputs["sample"].shape:
         raise StageFailed(f"the network gave {outputs.shape} for {inputs['sample'].shape}")
+    padding = padding_row_count(engine) - padded_before
     results: list[StepResult] = []
     first = 0
     with np.errstate(over="ignore", invalid="ignore"):
@@ -66,7 +69,7 @@ def run_batch(
             first += member.row_count
             results.append(_advance(member, part, preview_map))
     seconds = time.perf_counter() - started_s
-    return BatchResult(tuple(results), started_ns, time.time_ns(), seconds)
+    return BatchResult(tuple(results), started_ns, time.time_ns(), seconds, padding)
 
 
 def _gather(members: Sequence[Rows]) -> dict[str, Array]:

@@ -11,7 +11,7 @@ import numpy as np
 from sangsang.stages.v1alpha1 import diffusion_service_pb2 as messages
 from sangsang.stages.v1alpha1 import tensor_pb2
 
-from ..runtime.deadlines import time_left
+from ..runtime.deadlines import MAX_FINISH_RESERVE_MS, time_left
 from ..runtime.engines.engine import Engine
 from ..runtime.errors import FieldViolation, InvalidRequest
 from ..runtime.models.manifest import BASE_WEIGHTS
@@ -25,7 +25,6 @@ MAX_GUIDANCE_SCALE = 100.0
 MAX_NOISE_DRAW_COUNT = 64
 MAX_PREVIEW_INTERVAL = 1000
 MAX_PROGRESS_INTERVAL_MS = 60_000
-MAX_FINISH_RESERVE_MS = 60_000
 MAX_NAME_CHARACTERS = 64
 
 

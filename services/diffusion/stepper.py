@@ -37,7 +37,8 @@ class BatchStep:
         engine: the network that they went through.
         jobs: its jobs.
         step_indices: the number of the step that it was for each job, from 0.
-        row_count: rows that went through the network.
+        row_count: rows of its jobs.
+        padding_row_count: rows that the engine added to fill up a size that it takes.
         started_ns: wall clock at the start, in nanoseconds since the epoch.
         ended_ns: wall clock at the end.
         queue_seconds: how long it waited for the engine's thread.
@@ -51,6 +52,7 @@ class BatchStep:
     row_count: int
     started_ns: int
     ended_ns: int
+    padding_row_count: int = 0
     queue_seconds: float = 0.0
     error: MeshError | None = None
 
@@ -275,6 +277,7 @@ class Stepper:
             row_count=batch.row_count,
             started_ns=result.started_ns,
             ended_ns=result.ended_ns,
+            padding_row_count=result.padding_row_count,
             queue_seconds=waited_s,
             error=error,
         )

@@ -63,8 +63,7 @@ class BatchTracer:
                 telemetry.STAGE: "diffusion",
                 **engine_attributes(step.engine),
                 telemetry.BATCH_ROWS: step.row_count,
-                # The loop takes as many rows as there are; an engine that pads does so within.
-                telemetry.BATCH_PADDING: 0,
+                telemetry.BATCH_PADDING: step.padding_row_count,
                 telemetry.QUEUE_SECONDS: step.queue_seconds,
                 telemetry.COMPUTE_SECONDS: (step.ended_ns - step.started_ns) / 1e9,
                 telemetry.BATCH_JOBS: len(step.jobs),

@@ -7,6 +7,9 @@ notes it here, and `calls.py` gives what is left of it to every further call.
 import time
 from contextvars import ContextVar
 
+# The most of a call's time that may be kept free for what follows its steps, in milliseconds.
+MAX_FINISH_RESERVE_MS = 60_000
+
 
 class Deadline:
     """When work is of no use any more. It moves if somebody joins who can wait for longer.

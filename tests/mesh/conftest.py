@@ -2,11 +2,10 @@
 
 import json
 import shutil
-import time
 from pathlib import Path
 
 import pytest
-from meshes import mesh_in_process
+from meshes import mesh_in_process, slow_down, speed_up
 from random_adapters import ATTENTION, make_random_adapter
 from random_models import make_random_model
 
@@ -110,13 +109,6 @@ async def mesh(tiny, cache_dir):
 @pytest.fixture
 def slowed(mesh):
     """The same mesh with steps long enough that a call can leave in the middle of its run."""
-    [model] = mesh.stages["diffusion"]._models.values()
-    infer = model.engine.infer
-
-    def slow(inputs):
-        time.sleep(0.02)
-        return infer(inputs)
-
-    model.engine.infer = slow
+    slow_down(mesh, 0.02)
     yield mesh
-    model.engine.infer = infer
+    speed_up(mesh)

@@ -2,12 +2,11 @@
 
 import asyncio
 import socket
-import time
 from contextlib import asynccontextmanager
 
 import grpc
 import pytest
-from meshes import STAGES, mesh_in_process, reason_of, until
+from meshes import STAGES, mesh_in_process, reason_of, slow_down, speed_up, until
 from scraping import OPEN_METRICS, Values, fetch, free_ports, trace_ids
 from typer.testing import CliRunner
 
@@ -28,23 +27,9 @@ class Measured:
     def __init__(self, mesh, first_port):
         self.mesh = mesh
         self.ports = {name: first_port + i for i, name in enumerate(SERVICES)}
-        [self.model] = mesh.stages["diffusion"]._models.values()
 
     async def values(self, service):
         return Values(await asyncio.to_thread(fetch, self.ports[service]))
-
-    def slow_down(self):
-        """Makes steps long enough that a call can leave in the middle of its run."""
-        infer = self.model.engine.infer
-
-        def slow(inputs):
-            time.sleep(0.03)
-            return infer(inputs)
-
-        self.model.engine.infer = slow
-
-    def speed_up(self):
-        del self.model.engine.infer
 
 
 @asynccontextmanager
@@ -65,7 +50,8 @@ async def code_of(call):
 async def run_into_trouble(one):
     """One request is late, one is cancelled, and meanwhile one is refused."""
     mesh = one.mesh
-    one.slow_down()
+    # Steps long enough that a call can leave in the middle of its run.
+    slow_down(one.mesh, 0.03)
     late = await code_of(mesh.generate(**ASKED, step_count=20, timeout=0.3, tier=FREE))
     assert late.code() is grpc.StatusCode.DEADLINE_EXCEEDED
     call = mesh.stream(**ASKED, step_count=20, tier=FREE, tenant="shop-1")
@@ -77,7 +63,7 @@ async def run_into_trouble(one):
     call.cancel()
     counts = mesh.counts("pocket")
     await until(lambda: counts.left_job_count + counts.failed_job_count == 2)
-    one.speed_up()
+    speed_up(one.mesh)
 
 
 async def test_each_service_says_what_happened(pocket, cache_dir):

@@ -7,7 +7,7 @@ from collections import defaultdict
 
 import grpc
 import pytest
-from meshes import Mesh, every_stage, mesh_in_process, until
+from meshes import Mesh, every_stage, mesh_in_process, slow_down, speed_up, until
 from typer.testing import CliRunner
 
 from sangsang.imaging.v1 import image_generation_service_pb2 as imaging
@@ -38,16 +38,9 @@ def traced(mesh):
 @pytest.fixture
 def slow_steps(mesh):
     """Steps long enough that requests share them, and that microseconds do not count."""
-    [model] = mesh.stages["diffusion"]._models.values()
-    infer = model.engine.infer
-
-    def slow(inputs):
-        time.sleep(0.05)
-        return infer(inputs)
-
-    model.engine.infer = slow
+    slow_down(mesh, 0.05)
     yield
-    model.engine.infer = infer
+    speed_up(mesh)
 
 
 @pytest.fixture

@@ -6,11 +6,10 @@ Run: pytest tests/mesh/test_weights.py
 import asyncio
 import json
 import shutil
-import time
 
 import numpy as np
 import pytest
-from meshes import mesh_in_process
+from meshes import mesh_in_process, slow_down
 from reference import PROMPTS, decode, reference_pictures
 
 from sangsang.imaging.v1 import image_generation_service_pb2 as imaging
@@ -34,18 +33,6 @@ def content(response) -> bytes:
 def rows_of_batches(mesh) -> list[int]:
     spans = mesh.spans.named("batch_step")
     return [span.attributes["sangsang.batch.row_count"] for span in spans]
-
-
-def slow_down(mesh) -> None:
-    """Makes steps long enough for a second request to arrive in the middle of a first."""
-    [model] = mesh.stages["diffusion"]._models.values()
-    infer = model.engine.infer
-
-    def slow(inputs):
-        time.sleep(0.02)
-        return infer(inputs)
-
-    model.engine.infer = slow
 
 
 @pytest.fixture
@@ -98,7 +85,8 @@ async def test_free_and_pro_share_a_batch_and_do_not_show_in_each_other(family, 
     async with mesh_in_process([family], cache_dir) as mesh:
         alone = [content(await mesh.generate(**fields)) for fields in (pro, free)]
         steps = len(rows_of_batches(mesh))
-        slow_down(mesh)
+        # Long enough for a second request to arrive in the middle of a first.
+        slow_down(mesh, 0.02)
         call = asyncio.create_task(mesh.generate(**pro))
         async with asyncio.timeout(60):
             # The pro request is under way when the free one comes.

@@ -28,8 +28,9 @@ PIP = [sys.executable, "-m", "pip", "--disable-pip-version-check", "--quiet"]
 def wheel(tmp_path_factory) -> Path:
     """Built from a copy, so that nothing old is in it and nothing is left in the tree."""
     source, built = tmp_path_factory.mktemp("source"), tmp_path_factory.mktemp("built")
+    not_ours = shutil.ignore_patterns("__pycache__", "node_modules")
     for name in ("services", "orchestrator", "kernels", "protos"):
-        shutil.copytree(ROOT / name, source / name, ignore=shutil.ignore_patterns("__pycache__"))
+        shutil.copytree(ROOT / name, source / name, ignore=not_ours)
     for name in ("pyproject.toml", "README.md", "LICENSE"):
         shutil.copy(ROOT / name, source / name)
     # The build's own dependencies are in this environment; isolated, they would be downloaded.

@@ -20,14 +20,23 @@ class FakeUnet:
     Args:
         delay_s: seconds that a call takes.
         gate: when given, each call waits for a permit.
+        padded_to: when given, rows are added up to this number, as an engine of fixed sizes does.
     """
 
     name, backend, precision, digest = "unet", "fake", "f32", "0" * 64
     inputs = outputs = ()
 
-    def __init__(self, delay_s: float = 0.0, gate: threading.Semaphore | None = None) -> None:
+    def __init__(
+        self,
+        delay_s: float = 0.0,
+        gate: threading.Semaphore | None = None,
+        *,
+        padded_to: int = 0,
+    ) -> None:
         self.delay_s = delay_s
         self.gate = gate
+        self.padded_to = padded_to
+        self.padding_row_count = 0
         self.entered_count = 0
         self.batch_sizes: list[int] = []
         self.threads: set[str] = set()
@@ -41,6 +50,7 @@ class FakeUnet:
         time.sleep(self.delay_s)
         self.threads.add(threading.current_thread().name)
         self.batch_sizes.append(len(inputs["sample"]))
+        self.padding_row_count += max(0, self.padded_to - len(inputs["sample"]))
         if self.failures:
             raise self.failures.pop(0)
         rows = zip(

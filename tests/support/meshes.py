@@ -1,6 +1,7 @@
 """Meshes for tests: in this process, with every span kept, or as five real processes."""
 
 import asyncio
+import time
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
@@ -93,6 +94,24 @@ class Mesh:
         )
         metadata = () if tenant is None else (("sangsang-tenant", tenant),)
         return self.stub.StreamGenerateImages(request, timeout=timeout, metadata=metadata)
+
+
+def slow_down(mesh: Mesh, seconds: float) -> None:
+    """Makes every step of its one model longer."""
+    [model] = mesh.stages["diffusion"]._models.values()
+    infer = model.engine.infer
+
+    def slow(inputs):
+        time.sleep(seconds)
+        return infer(inputs)
+
+    model.engine.infer = slow
+
+
+def speed_up(mesh: Mesh) -> None:
+    """Makes its steps as quick as they were."""
+    [model] = mesh.stages["diffusion"]._models.values()
+    del model.engine.infer
 
 
 @asynccontextmanager

@@ -22,7 +22,9 @@ from sangsang.orchestrator.local_mesh import ChildEnd, LocalMesh
 from sangsang.orchestrator.supervision import RestartPolicy
 from sangsang.services.runtime.engines.timed_device import device_path
 
-POCKET = Path(__file__).parents[2] / "deploy" / "models" / "pocket"
+ROOT = Path(__file__).parents[2]
+POCKET = ROOT / "deploy" / "models" / "pocket"
+SERVICE_CONFIG = ROOT / "protos/sangsang/imaging/v1/image_generation_service_config.json"
 MODULES = ("text_encoder", "vae_encoder", "vae_decoder")
 STEP_SECONDS = {"1": 0.05, "8": 0.06}
 # Between two calls of a caller: the mesh is to be busy, not the cores that its processes start on.
@@ -115,12 +117,10 @@ async def _serving(stub) -> bool:
 
 
 def open_client(address: str):
-    """A client as the README advises: it watches health, and waits while nobody serves."""
-    service = imaging.DESCRIPTOR.services_by_name["ImageGenerationService"].full_name
-    config = {
-        "loadBalancingConfig": [{"round_robin": {}}],
-        "healthCheckConfig": {"serviceName": service},
-    }
+    """A client with the shipped service config that watches health, but does not retry."""
+    config = json.loads(SERVICE_CONFIG.read_text("utf-8"))
+    # What the mesh loses is to be seen.
+    del config["methodConfig"]
     options = [
         ("grpc.service_config", json.dumps(config)),
         ("grpc.initial_reconnect_backoff_ms", 100),

@@ -405,6 +405,13 @@ async def test_observers_see_who_was_in_each_step():
     assert steps[0].key.height == 8
 
 
+async def test_observers_see_the_rows_that_an_engine_added():
+    steps = []
+    async with running(FakeUnet(padded_to=4), observer=steps.append) as loop:
+        await run(loop, fake_job(guidance=2.0))
+    assert [(step.row_count, step.padding_row_count) for step in steps] == [(2, 2)] * 5
+
+
 async def test_a_broken_observer_breaks_nothing():
     def observer(step):
         raise RuntimeError("broken")

@@ -9,7 +9,6 @@ from clip_tokenizers import write_tokenizer
 from stage_fakes import FakeEngine
 
 from sangsang.services.runtime.errors import CorruptTensor, InvalidRequest, StageFailed
-from sangsang.services.runtime.worker import EngineWorker
 from sangsang.services.text_encoding.embedding_cache import EmbeddingCache, EncodedText
 from sangsang.services.text_encoding.encoder import TextEncoder
 from sangsang.services.text_encoding.shared_calls import SharedCalls
@@ -28,13 +27,6 @@ def tokenizer(tmp_path_factory):
     return ClipTokenizer.from_folder(
         write_tokenizer(tmp_path_factory.mktemp("t") / "tokenizer"), LIMIT
     )
-
-
-@pytest.fixture
-def worker():
-    worker = EngineWorker("test")
-    yield worker
-    worker.close()
 
 
 def make(tokenizer, worker, engine, **limits):

@@ -6,7 +6,7 @@ from hosting import Spans
 from stage_fakes import FakeEngine
 
 from sangsang.services.runtime.engines.traced import TracedEngine
-from sangsang.services.runtime.worker import EngineWorker, queue_seconds
+from sangsang.services.runtime.worker import queue_seconds
 
 INPUTS = {"sample": np.zeros((3, 2), np.float32)}
 
@@ -19,13 +19,6 @@ def spans():
 @pytest.fixture
 def tracer(spans):
     return spans.telemetry("test").tracer
-
-
-@pytest.fixture
-def worker():
-    worker = EngineWorker("test")
-    yield worker
-    worker.close()
 
 
 async def test_an_execution_is_a_child_of_its_call(spans, tracer, worker):

@@ -140,6 +140,11 @@ def test_a_bad_field_is_named(fields, field):
     assert bad_fields(**fields) == {field}
 
 
+def test_a_limit_is_told_to_its_last_digit():
+    with pytest.raises(InvalidRequest, match="must be from 0 to 9223372036854775807, got -1"):
+        make_plan(spec(seed=-1), CATALOGUE)
+
+
 def test_all_bad_fields_are_named_at_once():
     found = bad_fields(
         prompt="",

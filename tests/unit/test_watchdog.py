@@ -7,7 +7,6 @@ import pytest
 
 from sangsang.services.runtime.errors import StageLost, StageUnavailable
 from sangsang.services.runtime.watchdog import HangLimits, Watchdog
-from sangsang.services.runtime.worker import EngineWorker
 
 LIMITS = HangLimits(factor=10.0, least_s=2.0, unknown_s=60.0)
 
@@ -82,21 +81,6 @@ def test_what_runs_between_two_ticks_is_not_held_against_the_next(watchdog, cloc
         clock.now_s += 0.4
         assert watchdog.tick() is None
         watchdog.end(done=True)
-
-
-@pytest.fixture
-def gate():
-    gate = threading.Event()
-    yield gate
-    gate.set()
-
-
-@pytest.fixture
-def worker(gate):
-    worker = EngineWorker("engine")
-    yield worker
-    gate.set()
-    worker.close()
 
 
 async def test_a_hang_is_told_to_its_caller_to_those_who_wait_and_to_those_who_come(worker, gate):

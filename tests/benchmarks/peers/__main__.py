@@ -13,6 +13,7 @@ import platform
 import signal
 import subprocess
 import sys
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
@@ -63,7 +64,9 @@ def run(
     ] = False,
     tune: Annotated[
         bool,
-        typer.Option("--tune", help="Peers alone, with 4, 8 and 16 rows; into peers-tuning.csv."),
+        typer.Option(
+            "--tune", help="Each with 4, 8 and 16 rows in a batch; into peers-tuning.csv."
+        ),
     ] = False,
     only: Annotated[
         list[str] | None, typer.Option(help="A contender to measure; again for more. Default: all.")
@@ -94,20 +97,49 @@ def run(
     cache_dir: Annotated[Path, typer.Option(help="Where built engines lie.")] = DEFAULT_CACHE_PATH,
 ) -> None:
     """Measures contenders and writes a CSV; of a whole run also the README's tables and plots."""
-    environments = {"triton": triton_venv.absolute(), "litserve": litserve_venv.absolute()}
-    for name, path in environments.items():
-        if not (path / "bin" / "python").exists():
-            raise typer.BadParameter(f"no environment {path}; `make .venv-{name}/.bench` makes it")
+    environments = environments_of(triton=triton_venv, litserve=litserve_venv)
+    kind = "tuning" if tune else "short" if short else "full"
     try:
-        kind = "tuning" if tune else "short" if short else "full"
         parts = schedule.only(_SCHEDULES[kind](), only or (), engines or (), shares or ())
     except ValueError as error:
         raise typer.BadParameter(str(error)) from error
     # Ends as Ctrl-C does: with everything that was started.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    path = output or RESULTS / ("peers.csv" if kind == "full" else f"peers-{kind}.csv")
+    rows = measure(parts, model, cache_dir, profile, environments, path)
+    if kind == "full" and not (only or engines or shares or output):
+        write_report(path)
+    print(report_text(Figures(rows)))
+    failures = [row for row in rows if row.metric == FAILURE]
+    for row in failures:
+        console.print(f"{row.contender} on {row.engines} failed: {row.value}", markup=False)
+    if failures:
+        raise typer.Exit(1)
+
+
+def environments_of(**venvs: Path) -> dict[str, Path]:
+    """Returns the peers' environments by name.
+
+    Raises:
+        typer.BadParameter: one is not there.
+    """
+    for name, path in venvs.items():
+        if not (path / "bin" / "python").exists():
+            raise typer.BadParameter(f"no environment {path}; `make .venv-{name}/.bench` makes it")
+    return {name: path.absolute() for name, path in venvs.items()}
+
+
+def measure(
+    parts: Sequence[schedule.Part],
+    model: Path,
+    cache_dir: Path,
+    profile: Path,
+    environments: dict[str, Path],
+    path: Path,
+) -> list[Measurement]:
+    """Returns what was measured; it is written to `path` as it comes."""
     place = new_place("peers")
     console.print(f"logs in {place}", highlight=False)
-    path = output or RESULTS / ("peers.csv" if kind == "full" else f"peers-{kind}.csv")
     rows = run_facts(environments, model, profile)
     with progress() as bar:
         task = bar.add_task("", total=campaign.schedule_seconds(parts))
@@ -124,14 +156,7 @@ def run(
             # Half an hour is long: what is measured is kept whatever happens next.
             write_csv(path, rows)
     console.print(f"wrote {path}", highlight=False)
-    if kind == "full" and not (only or engines or shares or output):
-        write_report(path)
-    print(report_text(Figures(rows)))
-    failures = [row for row in rows if row.metric == FAILURE]
-    for row in failures:
-        console.print(f"{row.contender} on {row.engines} failed: {row.value}", markup=False)
-    if failures:
-        raise typer.Exit(1)
+    return rows
 
 
 @app.command()

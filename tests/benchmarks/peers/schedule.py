@@ -114,8 +114,8 @@ def short() -> list[Part]:
 
 
 def tuning() -> list[Part]:
-    """Returns what compares each peer with itself: at most 4, 8 and 16 rows in a batch."""
-    names = [f"{peer}@{rows}" for peer in PEERS for rows in (4, 8, 16)]
+    """Returns what compares each contender with itself: at most 4, 8 and 16 rows in a batch."""
+    names = [f"{name}@{rows}" for name in CONTENDERS for rows in (4, 8, 16)]
     return [
         Part(
             engines,

@@ -16,27 +16,11 @@ from sangsang.services.runtime.metrics import declarations
 from sangsang.services.runtime.metrics.registry import Metrics
 from sangsang.services.runtime.metrics.workers import WorkerMetrics
 from sangsang.services.runtime.watchdog import HangLimits
-from sangsang.services.runtime.worker import EngineWorker
 
 
 @pytest.fixture
 def metrics():
     return Metrics("fake")
-
-
-@pytest.fixture
-def gate():
-    gate = threading.Event()
-    yield gate
-    gate.set()
-
-
-@pytest.fixture
-def worker(gate):
-    worker = EngineWorker("unet")
-    yield worker
-    gate.set()
-    worker.close()
 
 
 async def test_a_worker_that_works_is_busy_before_it_is_done(metrics, worker, gate):
@@ -45,15 +29,15 @@ async def test_a_worker_that_works_is_busy_before_it_is_done(metrics, worker, ga
     waiting = asyncio.create_task(worker.run(lambda: 1))
     await asyncio.sleep(0.05)
     values = Values(metrics.text())
-    assert values.of(declarations.ENGINE_QUEUE_DEPTH, worker="unet") == 2
-    assert 0.02 < values.of(declarations.ENGINE_BUSY_SECONDS, worker="unet") < 1
+    assert values.of(declarations.ENGINE_QUEUE_DEPTH, worker="engine") == 2
+    assert 0.02 < values.of(declarations.ENGINE_BUSY_SECONDS, worker="engine") < 1
     gate.set()
     await asyncio.gather(running, waiting)
     values = Values(metrics.text())
-    assert values.of(declarations.ENGINE_WAIT_SECONDS, "_count", worker="unet") == 2
-    assert values.of(declarations.ENGINE_WAIT_SECONDS, "_sum", worker="unet") > 0.02
-    assert values.of(declarations.ENGINE_QUEUE_DEPTH, worker="unet") == 0
-    assert values.of(declarations.ENGINE_HANGS, worker="unet") == 0
+    assert values.of(declarations.ENGINE_WAIT_SECONDS, "_count", worker="engine") == 2
+    assert values.of(declarations.ENGINE_WAIT_SECONDS, "_sum", worker="engine") > 0.02
+    assert values.of(declarations.ENGINE_QUEUE_DEPTH, worker="engine") == 0
+    assert values.of(declarations.ENGINE_HANGS, worker="engine") == 0
 
 
 async def test_a_hang_is_seen_while_it_lasts_and_counted(metrics, worker, gate):
@@ -65,8 +49,8 @@ async def test_a_hang_is_seen_while_it_lasts_and_counted(metrics, worker, gate):
         with pytest.raises(StageLost):
             await hanging
     values = Values(metrics.text())
-    assert values.of(declarations.ENGINE_CALL_AGE, worker="unet") > 0.1
-    assert values.of(declarations.ENGINE_HANGS, worker="unet") == 1
+    assert values.of(declarations.ENGINE_CALL_AGE, worker="engine") > 0.1
+    assert values.of(declarations.ENGINE_HANGS, worker="engine") == 1
 
 
 @dataclass
