@@ -83,7 +83,7 @@ class TritonServer:
         self._process: subprocess.Popen[bytes] | None = None
         self._port = _free_port()
         # Of its own shared memory, which it leaves behind when it is killed.
-        self._prefix = f"triton-under-test-{os.getpid()}-{self._port}-"
+        self.prefix = f"triton-under-test-{os.getpid()}-{self._port}-"
 
     @property
     def address(self) -> str:
@@ -120,7 +120,7 @@ class TritonServer:
                     "--allow-http=false",
                     "--allow-metrics=false",
                     "--exit-timeout-secs=5",
-                    f"--backend-config=python,shm-region-prefix-name={self._prefix}",
+                    f"--backend-config=python,shm-region-prefix-name={self.prefix}",
                 ],
                 env={
                     "PATH": f"{self._venv / 'bin'}:{os.environ['PATH']}",
@@ -151,7 +151,7 @@ class TritonServer:
         with suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
         process.wait(STOP_LIMIT_S)
-        for region in SHARED_MEMORY.glob(f"{self._prefix}*"):
+        for region in SHARED_MEMORY.glob(f"{self.prefix}*"):
             region.unlink()
 
     def _wait_until_ready(self) -> None:
@@ -191,16 +191,16 @@ def _free_port() -> int:
     raise AssertionError(f"all ports from {PORTS.start} to {PORTS.stop} are taken")
 
 
-def _regions() -> set[str]:
-    """Names of what our client and these servers may leave in the system's shared memory."""
-    prefixes = ("sangsang-region-", "triton-under-test-")
+def _regions(server: TritonServer) -> set[str]:
+    """Names of what our client and a server may leave in the system's shared memory."""
+    prefixes = ("sangsang-region-", server.prefix)
     return {path.name for path in SHARED_MEMORY.iterdir() if path.name.startswith(prefixes)}
 
 
-def _assert_nothing_left(before: set[str]) -> None:
-    # Other tests on this machine have regions too, each for a moment.
+def _assert_nothing_left(server: TritonServer, before: set[str]) -> None:
+    # Clients in other tests on this machine have regions too, each for a moment.
     deadline = time.monotonic() + STOP_LIMIT_S
-    while left := _regions() - before:
+    while left := _regions(server) - before:
         assert time.monotonic() < deadline, f"left in {SHARED_MEMORY}: {sorted(left)}"
         time.sleep(0.1)
 
@@ -229,13 +229,13 @@ def running_server(repository: Path, place: Path) -> Iterator[TritonServer]:
     It ends with the block, and nothing may be left in shared memory then.
     """
     server = TritonServer(require_venv(), repository, place)
-    before = _regions()
+    before = _regions(server)
     try:
         server.start()
         yield server
     finally:
         server.stop()
-    _assert_nothing_left(before)
+    _assert_nothing_left(server, before)
 
 
 def perf_analyzer(*arguments: str) -> tuple[list[str], dict[str, str]]:

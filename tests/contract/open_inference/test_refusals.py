@@ -315,8 +315,8 @@ async def test_hundreds_of_callers_that_leave_are_done_with(stage, stub, request
     await refused.alive()
     stats = await stub.ModelStatistics(requests.pb.ModelStatisticsRequest(name="slow"))
     times = stats.model_stats[0].inference_stats
+    # None is counted twice; who left before it was read is not counted.
     assert times.success.count + times.fail.count <= 1200
-    assert times.success.count == stats.model_stats[0].execution_count
 
 
 @pytest.mark.parametrize(
