@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -121,6 +121,7 @@ async def mesh_in_process(
     *,
     overrides: Mapping[str, Mapping[str, object]] | None = None,
     further_replicas: Mapping[str, str] | None = None,
+    seconds: Sequence[tuple[str, Mapping[str, object]]] = (),
 ) -> AsyncIterator[Mesh]:
     """Five services on this event loop, on loopback ports of their own.
 
@@ -129,6 +130,7 @@ async def mesh_in_process(
         cache_dir: where their engines are.
         overrides: of settings, by service.
         further_replicas: addresses that the orchestrator is told of too, by stage.
+        seconds: second replicas of stages, each with its own overrides.
     """
     overrides = overrides or {}
     spans = Spans()
@@ -140,6 +142,11 @@ async def mesh_in_process(
             stages[name] = stage_class(settings)
             hosts[name] = await stack.enter_async_context(hosted(stages[name], settings, spans))
         addresses = {name: f"127.0.0.1:{host.port}" for name, host in hosts.items()}
+        for name, fields in seconds:
+            stage_class, settings_class = STAGES[name]
+            settings = settings_class(**{**_settings(models, cache_dir), **fields})
+            host = await stack.enter_async_context(hosted(stage_class(settings), settings, spans))
+            addresses[name] += f",127.0.0.1:{host.port}"
         for name, further in (further_replicas or {}).items():
             addresses[name] += f",{further}"
         orchestrator = orchestrator_in_process(
