@@ -81,6 +81,7 @@ class LocalMesh:
             0 serves none. They are served on loopback alone.
         log_dir: where each process writes its log; None leaves them on this process's stderr.
         environment: further variables for the children.
+        stage_environment: further variables for the replicas of a stage, by its name.
         device_environment: variables for the stage replicas of one device, by its number from 0.
         on_ready: called for each process once it serves.
         restarts: how often and how soon `supervise` starts a child again.
@@ -96,6 +97,7 @@ class LocalMesh:
         metrics_port: int = 0,
         log_dir: Path | None = None,
         environment: Mapping[str, str] | None = None,
+        stage_environment: Mapping[str, Mapping[str, str]] | None = None,
         device_environment: Callable[[int], Mapping[str, str]] = lambda _: {},
         on_ready: Callable[[MeshProcess], None] = lambda _: None,
         restarts: RestartPolicy | None = None,
@@ -109,6 +111,7 @@ class LocalMesh:
         }
         self._log_dir = log_dir
         self._on_ready = on_ready
+        self._stage_environment = stage_environment or {}
         self._device_environment = device_environment
         self._children: dict[str, subprocess.Popen[bytes]] = {}
         self._restarts = restarts or RestartPolicy()
@@ -211,6 +214,7 @@ class LocalMesh:
                 [sys.executable, "-m", module],
                 env={
                     **self._environment,
+                    **self._stage_environment.get(_stage(name), {}),
                     **(self._device_environment(_number(name)) if served else {}),
                     **(self._collector if served else {}),
                     "SANGSANG_PORT": str(self._ports[name]),

@@ -5,7 +5,7 @@ process dies. A process that hangs says nothing and breaks nothing, so each is a
 """
 
 import asyncio
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 import grpc
@@ -59,8 +59,15 @@ class ReplicaHealth:
             counts[stage] += usable
         return counts
 
-    def start(self) -> None:
-        """Begins to watch."""
+    def start(self, missing: Collection[Replica] = ()) -> None:
+        """Begins to watch.
+
+        Args:
+            missing: replicas that are known not to take calls; they are no losses.
+        """
+        for replica in missing:
+            self._says_serving[replica] = self._usable[replica] = False
+            self._on_change(*replica, False)
         for replica, channel in self._channels.items():
             stub: Any = health_pb2_grpc.HealthStub(channel)
             self._tasks.append(asyncio.create_task(self._watch(replica, stub)))

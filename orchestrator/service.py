@@ -25,7 +25,7 @@ from .lane_metrics import LaneMetrics
 from .plan import TIERS
 from .profiles import read_profiles
 from .quarantine import Quarantine
-from .replica_health import ReplicaHealth
+from .replica_health import Replica, ReplicaHealth
 from .request_metrics import RequestMetrics
 from .scheduling.admission import AdmissionLimits
 from .scheduling.costs import Costs
@@ -100,20 +100,22 @@ class OrchestratorService:
         """Does nothing: what fails here fails in a call, whose interceptor sees it."""
 
     async def load(self) -> None:
-        """Waits until every stage serves, and follows from then on whether it does.
+        """Waits until every stage serves, and follows from then on which replicas do.
+
+        One replica of each is enough: others have `replica_start_s` more, and join when they come.
 
         Raises:
-            StageUnavailable: one does not within `stage_start_timeout_s`.
+            StageUnavailable: no replica of a stage serves within `stage_start_timeout_s`.
         """
         if self._stages is None or self._health is None:
             raise RuntimeError("add_to_server comes first")
-        timeout_s = self._settings.stage_start_timeout_s
-        waits = [
-            wait_until_serving(channel, f"{name} at {address}", timeout_s)
-            for (name, address), channel in self._stages.channels.items()
-        ]
-        await asyncio.gather(*waits)
-        self._health.start()
+        settings = self._settings
+        missing = await find_missing(
+            self._stages.channels, settings.stage_start_timeout_s, settings.replica_start_s
+        )
+        for stage, address in sorted(missing):
+            _log.warning("replica_missing", stage=stage, address=address)
+        self._health.start(missing)
 
     async def close(self) -> None:
         """Closes the channels to the stages."""
@@ -157,6 +159,52 @@ def make_dispatcher(settings: OrchestratorSettings, metrics: Metrics | None = No
     )
     lanes = None if metrics is None else LaneMetrics(metrics, settings.devices, TIERS)
     return Dispatcher(scheduler, absence_s=settings.replica_absence_s, observer=lanes)
+
+
+async def find_missing(
+    channels: Mapping[Replica, grpc.aio.Channel], timeout_s: float, others_s: float
+) -> frozenset[Replica]:
+    """Returns the replicas that do not serve once each stage has one that does.
+
+    Args:
+        channels: of all replicas.
+        timeout_s: how long a stage may take to have one.
+        others_s: how long the others have after that.
+
+    Raises:
+        StageUnavailable: a stage has none in time.
+    """
+    waits = {
+        replica: asyncio.create_task(
+            wait_until_serving(channel, f"{replica[0]} at {replica[1]}", timeout_s)
+        )
+        for replica, channel in channels.items()
+    }
+    try:
+        by_stage: dict[StageName, list[asyncio.Task[None]]] = {}
+        for (stage, _), wait in waits.items():
+            by_stage.setdefault(stage, []).append(wait)
+        await asyncio.gather(*map(_first_served, by_stage.values()))
+        await asyncio.wait(waits.values(), timeout=others_s)
+        return frozenset(replica for replica, wait in waits.items() if not _served(wait))
+    finally:
+        for wait in waits.values():
+            wait.cancel()
+        await asyncio.gather(*waits.values(), return_exceptions=True)
+
+
+async def _first_served(waits: Sequence[asyncio.Task[None]]) -> None:
+    """Returns once one of a stage's replicas serves; raises what the last one raised, if none."""
+    pending = set(waits)
+    while pending:
+        done, pending = await asyncio.wait(pending, return_when=asyncio.FIRST_COMPLETED)
+        if any(map(_served, done)):
+            return
+    await waits[-1]
+
+
+def _served(wait: asyncio.Task[None]) -> bool:
+    return wait.done() and not wait.cancelled() and wait.exception() is None
 
 
 async def wait_until_serving(channel: grpc.aio.Channel, name: str, timeout_s: float) -> None:

@@ -99,7 +99,10 @@ class OrchestratorSettings(ProcessSettings):
     """Whether traces have the prompts of requests. Mind whose words they are."""
 
     stage_start_timeout_s: float = Field(default=120.0, gt=0)
-    """Seconds to wait for the stages to serve before giving up."""
+    """Seconds to wait at the start until each stage has a replica that serves; then it gives up."""
+
+    replica_start_s: float = Field(default=10.0, ge=0)
+    """Seconds that the other replicas have after that; those that come later join when they do."""
 
     @property
     def tenant_limits(self) -> TenantLimits:

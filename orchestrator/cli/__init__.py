@@ -8,7 +8,19 @@ import sys
 import typer
 
 from ...services.runtime.errors import MeshError
-from . import build, doctor, generate, healthcheck, models, simulate, tools, top, trace, up
+from . import (
+    build,
+    doctor,
+    export_triton,
+    generate,
+    healthcheck,
+    models,
+    simulate,
+    tools,
+    top,
+    trace,
+    up,
+)
 from .console import fail
 
 app = typer.Typer(
@@ -26,6 +38,7 @@ app.command()(generate.generate)
 app.command()(models.models)
 app.command()(top.top)
 app.command()(build.build)
+app.command("export-triton")(export_triton.export_triton)
 app.command()(doctor.doctor)
 app.command()(simulate.simulate)
 app.add_typer(trace.app, name="trace")

@@ -17,8 +17,9 @@ from .work import Model, StageName, Task
 
 _MOST_STALE = 8
 
-# Seconds of work, rows (all that is known of a model that has not run), index, stamp.
-_Entry: TypeAlias = tuple[float, int, int, int]
+# Calls that go before, seconds of work, rows (all that is known of a model that has not run),
+# index, stamp.
+_Entry: TypeAlias = tuple[int, float, int, int, int]
 
 
 class Room(Enum):
@@ -61,8 +62,8 @@ class Placement:
         found: Device | None = None
         while heap:
             entry = heap[0]
-            device = self._devices[entry[2]]
-            room = self._room(device, task) if entry[3] == device.stamp else Room.FULL
+            device = self._devices[entry[3]]
+            room = self._room(device, task) if entry[4] == device.stamp else Room.FULL
             if room is Room.FREE:
                 found = device
                 break
@@ -92,15 +93,18 @@ class Placement:
         for device in heap.changed:
             # A full one would only be dropped again: most are, and each change would cost twice.
             if heap.stage in device.addresses and self._room(device, task) is not Room.FULL:
-                heapq.heappush(heap.entries, _entry(device))
+                heapq.heappush(heap.entries, _entry(device, task))
         heap.changed.clear()
         if len(heap.entries) > _MOST_STALE * (len(self._devices) + 1):
             # What is out of date and never comes to the top would stay for ever.
             devices = self._devices
-            heap.entries[:] = [e for e in heap.entries if e[3] == devices[e[2]].stamp]
+            heap.entries[:] = [e for e in heap.entries if e[4] == devices[e[3]].stamp]
             heapq.heapify(heap.entries)
         return heap.entries
 
 
-def _entry(device: Device) -> _Entry:
-    return device.seconds_left, device.row_count, device.index, device.stamp
+def _entry(device: Device, task: Task) -> _Entry:
+    # A light model does one call after the other, however little else its device has to do.
+    lane = None if task.heavy else device.lane_of(task.model)
+    before = len(lane.grants) if lane else 0
+    return before, device.seconds_left, device.row_count, device.index, device.stamp

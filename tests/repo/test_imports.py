@@ -65,10 +65,14 @@ def test_a_wrong_import_is_seen(tmp_path, monkeypatch):
     assert not imported_areas(bad) <= may_import("orchestrator")
 
 
-# The package, and the one file that imports it: both report to their makers otherwise.
+# The package, and the files that import it so that it does not report to its makers.
 QUIETLY = {
-    "onnxruntime": "services/runtime/engines/onnx_runtime_import.py",
-    "openvino": "services/runtime/engines/openvino_import.py",
+    "onnxruntime": [
+        "services/runtime/engines/onnx_runtime_import.py",
+        # Runs in Triton, where there is nothing of ours beside it.
+        "services/runtime/model_repository/python_model.py",
+    ],
+    "openvino": ["services/runtime/engines/openvino_import.py"],
 }
 
 
@@ -84,6 +88,6 @@ def imported_packages(file: Path) -> set[str]:
 
 
 @pytest.mark.parametrize("package", QUIETLY)
-def test_what_would_report_is_imported_in_one_place(package):
+def test_what_would_report_is_imported_quietly(package):
     importing = [file for file in sources() if package in imported_packages(file)]
-    assert importing == [ROOT / QUIETLY[package]]
+    assert importing == [ROOT / name for name in QUIETLY[package]]

@@ -7,10 +7,9 @@ from pathlib import Path
 
 import pytest
 import yaml
+from metric_queries import CONSTANTS, DECLARED, declared_of, labels_asked, metrics_of
 
 from sangsang.orchestrator.settings import DEFAULT_METRICS_PORT
-from sangsang.services.runtime.metrics import declarations
-from sangsang.services.runtime.metrics.declarations import Declared
 from sangsang.services.runtime.metrics.registry import Metrics
 
 ROOT = Path(__file__).parents[2]
@@ -21,14 +20,9 @@ DASHBOARD = json.loads(
     (OBSERVABILITY / "grafana" / "dashboards" / "sangsang.json").read_text("utf-8")
 )
 PROMETHEUS = yaml.safe_load((OBSERVABILITY / "prometheus" / "prometheus.yml").read_text("utf-8"))
-CONSTANTS = {
-    name: value for name, value in vars(declarations).items() if isinstance(value, Declared)
-}
-DECLARED = {one.name: one for one in CONSTANTS.values()}
 DECLARING = ROOT / "services" / "runtime" / "metrics" / "declarations.py"
 # What Prometheus adds to whatever it fetches: `host` by our own configuration.
 TARGET_LABELS = {"job", "instance", "host"}
-PARTS = ("_bucket", "_sum", "_count")
 
 
 def sources() -> list[Path]:
@@ -50,31 +44,6 @@ def rules() -> list[dict]:
 
 def expressions() -> list[str]:
     return [*panel_expressions(), *(rule["expr"] for rule in rules())]
-
-
-def metrics_of(expression: str) -> set[str]:
-    """The names of the series that an expression asks for."""
-    return set(re.findall(r"\b(?:sangsang|process)_\w+|\bup\b", expression))
-
-
-def declared_of(series: str) -> Declared | None:
-    """The metric of a series of ours; None if there is no such series."""
-    for part in PARTS:
-        found = DECLARED.get(series.removesuffix(part))
-        if series.endswith(part) and found is not None and found.kind == "histogram":
-            return found
-    found = DECLARED.get(series)
-    return found if found is not None and found.kind != "histogram" else None
-
-
-def labels_asked(expression: str) -> set[str]:
-    """The labels that an expression groups or selects by."""
-    grouped = re.findall(r"\b(?:by|on|without)\s*\(([^)]*)\)", expression)
-    selected = re.findall(r"\{([^}]*)\}", expression)
-    names = {name.strip() for part in grouped for name in part.split(",")}
-    return (names | {name for part in selected for name in re.findall(r"(\w+)\s*[=!]", part)}) - {
-        ""
-    }
 
 
 def test_the_registry_explains_what_the_code_declares():

@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -120,34 +120,69 @@ async def mesh_in_process(
     cache_dir: Path,
     *,
     overrides: Mapping[str, Mapping[str, object]] | None = None,
+    further_replicas: Mapping[str, str] | None = None,
+    seconds: Sequence[tuple[str, Mapping[str, object]]] = (),
 ) -> AsyncIterator[Mesh]:
-    """Five services on this event loop, on loopback ports of their own."""
-    shared = {
-        "models": tuple(models),
-        "cache_dir": cache_dir,
-        "lame_duck_s": 0.0,
-        "max_message_bytes": MAX_MESSAGE_BYTES,
-    }
+    """Five services on this event loop, on loopback ports of their own.
+
+    Args:
+        models: that it serves.
+        cache_dir: where their engines are.
+        overrides: of settings, by service.
+        further_replicas: addresses that the orchestrator is told of too, by stage.
+        seconds: second replicas of stages, each with its own overrides.
+    """
     overrides = overrides or {}
     spans = Spans()
     async with AsyncExitStack() as stack:
         hosts: dict[str, ServiceHost] = {}
         stages: dict[str, object] = {}
         for name, (stage_class, settings_class) in STAGES.items():
-            settings = settings_class(port=0, **shared, **overrides.get(name, {}))
+            settings = settings_class(**{**_settings(models, cache_dir), **overrides.get(name, {})})
             stages[name] = stage_class(settings)
             hosts[name] = await stack.enter_async_context(hosted(stages[name], settings, spans))
-        addresses = {f"{name}_address": f"127.0.0.1:{host.port}" for name, host in hosts.items()}
-        settings = OrchestratorSettings(
-            port=0, **shared, **addresses, **overrides.get("orchestrator", {})
+        addresses = {name: f"127.0.0.1:{host.port}" for name, host in hosts.items()}
+        for name, fields in seconds:
+            stage_class, settings_class = STAGES[name]
+            settings = settings_class(**{**_settings(models, cache_dir), **fields})
+            host = await stack.enter_async_context(hosted(stage_class(settings), settings, spans))
+            addresses[name] += f",127.0.0.1:{host.port}"
+        for name, further in (further_replicas or {}).items():
+            addresses[name] += f",{further}"
+        orchestrator = orchestrator_in_process(
+            models, cache_dir, addresses, spans, **overrides.get("orchestrator", {})
         )
-        service = OrchestratorService(settings)
-        host = await stack.enter_async_context(hosted(service, settings, spans))
-        address = f"127.0.0.1:{host.port}"
-        channel = open_channel(address, max_message_bytes=MAX_MESSAGE_BYTES)
+        service, host = await stack.enter_async_context(orchestrator)
+        channel = open_channel(f"127.0.0.1:{host.port}", max_message_bytes=MAX_MESSAGE_BYTES)
         await stack.enter_async_context(channel)
         stub = imaging_grpc.ImageGenerationServiceStub(channel)
         yield Mesh(stub, spans, {**hosts, "orchestrator": host}, stages, service)
+
+
+@asynccontextmanager
+async def orchestrator_in_process(
+    models: list[Path],
+    cache_dir: Path,
+    addresses: Mapping[str, str],
+    spans: Spans,
+    **fields: object,
+) -> AsyncIterator[tuple[OrchestratorService, ServiceHost]]:
+    """An orchestrator of stages at some addresses; drained at the end."""
+    told = {f"{name}_address": address for name, address in addresses.items()}
+    settings = OrchestratorSettings(**{**_settings(models, cache_dir), **told, **fields})
+    service = OrchestratorService(settings)
+    async with hosted(service, settings, spans) as host:
+        yield service, host
+
+
+def _settings(models: list[Path], cache_dir: Path) -> dict[str, object]:
+    return {
+        "port": 0,
+        "models": tuple(models),
+        "cache_dir": cache_dir,
+        "lame_duck_s": 0.0,
+        "max_message_bytes": MAX_MESSAGE_BYTES,
+    }
 
 
 def reason_of(error: grpc.aio.AioRpcError) -> str:

@@ -35,6 +35,7 @@ class ModelScript:
     compute: Callable[[dict[str, np.ndarray]], dict[str, np.ndarray]]
     ready: bool = True
     max_batch_size: int = 0
+    row_counts: str = ""
     optional_inputs: tuple[str, ...] = ()
     has_config: bool = True
     shared_memory: bool = False
@@ -106,6 +107,8 @@ class ScriptedServer(service_pb2_grpc.GRPCInferenceServiceServicer):
         config = model_config_pb2.ModelConfig(max_batch_size=self.script.max_batch_size)
         if self.script.digest:
             config.parameters["digest"].string_value = self.script.digest
+        if self.script.row_counts:
+            config.parameters["row_counts"].string_value = self.script.row_counts
         for name in self.script.optional_inputs:
             config.input.add(name=name, optional=True)
         return service_pb2.ModelConfigResponse(config=config)

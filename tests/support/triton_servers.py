@@ -14,21 +14,17 @@ import subprocess
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
-import onnx
 import pytest
 from tritonclient.grpc import InferenceServerClient
 from tritonclient.utils import InferenceServerException
 
-from sangsang.services.runtime.engines.adapter_bank import open_bank
-from sangsang.services.runtime.engines.loading import find_build
-from sangsang.services.runtime.engines.onnx_runtime import build_key
-from sangsang.services.runtime.engines.signatures import signature
-from sangsang.services.runtime.engines.weightless import GRAPH_NAME, read_weights
+from sangsang.services.runtime.engines.cache import EngineCache
+from sangsang.services.runtime.model_repository.hosts import host
+from sangsang.services.runtime.model_repository.repository import write_module
 from sangsang.services.runtime.models.folder import ModelFolder, ModuleName
-from sangsang.services.runtime.open_inference.datatypes import datatype_of
 
 VENV_VARIABLE = "SANGSANG_TEST_TRITON_VENV"
 VENV = Path(__file__).parents[2] / ".venv-triton"
@@ -37,42 +33,6 @@ SHARED_MEMORY = Path("/dev/shm")
 PORTS = range(20_000, 32_000)
 START_LIMIT_S = 90.0
 STOP_LIMIT_S = 15.0
-
-# Runs inside the server, in the other environment: nothing of this repository is there.
-_MODEL = """\
-import json
-import os
-
-import numpy as np
-import onnxruntime as ort
-import triton_python_backend_utils as pb_utils
-
-
-class TritonPythonModel:
-    def initialize(self, args):
-        here = os.path.join(args["model_repository"], args["model_version"])
-        options = ort.SessionOptions()
-        options.intra_op_num_threads = options.inter_op_num_threads = 1
-        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-        self.session = ort.InferenceSession(os.path.join(here, "model.onnx"), options)
-        with np.load(os.path.join(here, "bank.npz")) as bank:
-            self.bank = {name: bank[name] for name in bank.files}
-        config = json.loads(args["model_config"])
-        self.inputs = [tensor["name"] for tensor in config["input"]]
-        self.outputs = [tensor["name"] for tensor in config["output"]]
-
-    def execute(self, requests):
-        return [self.answer(request) for request in requests]
-
-    def answer(self, request):
-        feeds = {
-            name: pb_utils.get_input_tensor_by_name(request, name).as_numpy()
-            for name in self.inputs
-        }
-        values = self.session.run(self.outputs, {**feeds, **self.bank})
-        tensors = [pb_utils.Tensor(n, v) for n, v in zip(self.outputs, values)]
-        return pb_utils.InferenceResponse(output_tensors=tensors)
-"""
 
 
 class NoServer(Exception):
@@ -107,69 +67,46 @@ def write_model(
     folder: ModelFolder,
     module: ModuleName,
     cache_dir: Path,
-    *,
-    max_batch_size: int = 0,
-    digest: str | None = None,
-) -> str:
-    """Writes a module into a model repository of Triton; returns its name there.
-
-    With a batch limit Triton wants a size beside the batch, which a UNet's `timestep` lacks.
-    """
-    name = f"{folder.model_id}.{folder.label(module)}"
-    version = repository / name / "1"
-    version.mkdir(parents=True)
-    graph = find_build(folder, build_key(folder, module), cache_dir) / GRAPH_NAME
-    model = onnx.load(graph, load_external_data=False)
-    weights = read_weights(graph, folder.weights(module))
-    for tensor in model.graph.initializer:
-        if tensor.name in weights:
-            tensor.CopyFrom(onnx.numpy_helper.from_array(weights[tensor.name], tensor.name))
-    onnx.save(model, version / "model.onnx")
-    bank = open_bank(folder) if module == "unet" else None
-    np.savez(version / "bank.npz", **(bank.arrays if bank else {}))
-    (version / "model.py").write_text(_MODEL)
-    wanted = signature(folder, module)
-    wanted = wanted if bank is None else bank.signature(wanted)
-    lines = [
-        'backend: "python"',
-        f"max_batch_size: {max_batch_size}",
-        "instance_group [{ kind: KIND_CPU count: 1 }]",
-        _parameter("digest", folder.digest(module) if digest is None else digest),
-        _parameter("precision", "f32"),
-    ]
-    for kind, specs in (("input", wanted.inputs), ("output", wanted.outputs)):
-        for spec in specs:
-            dims = [-1 if size is None else size for size in spec.shape[bool(max_batch_size) :]]
-            datatype = datatype_of(spec.dtype).config_name
-            lines.append(f'{kind} [{{ name: "{spec.name}" data_type: {datatype} dims: {dims} }}]')
-    (repository / name / "config.pbtxt").write_text("\n".join(lines) + "\n")
-    return name
-
-
-def _parameter(key: str, value: str) -> str:
-    return f'parameters {{ key: "{key}" value: {{ string_value: "{value}" }} }}'
+    **changes: object,
+) -> None:
+    """Writes a module into a model repository as it is exported, but for some attributes."""
+    hosted = host(folder, module, backend="python", cache=EngineCache(cache_dir))
+    write_module(replace(hosted, **changes), repository)
 
 
 class TritonServer:
     """The process; `start` and `stop` may be called in turn, on the same port."""
 
-    def __init__(self, venv: Path, repository: Path, log: Path) -> None:
-        self._venv, self._repository, self._log = venv, repository, log
+    def __init__(self, venv: Path, repository: Path, place: Path) -> None:
+        self._venv, self._repository, self._place = venv, repository, place
+        self._log = place / "triton.log"
         self._process: subprocess.Popen[bytes] | None = None
         self._port = _free_port()
         # Of its own shared memory, which it leaves behind when it is killed.
-        self._prefix = f"triton-under-test-{os.getpid()}-{self._port}-"
+        self.prefix = f"triton-under-test-{os.getpid()}-{self._port}-"
 
     @property
     def address(self) -> str:
         return f"127.0.0.1:{self._port}"
+
+    @property
+    def process_ids(self) -> list[int]:
+        """Of the server and its children, which are its process group."""
+        leader = None if self._process is None else self._process.pid
+        found: list[int] = []
+        for path in Path("/proc").glob("[0-9]*"):
+            # One that has ended meanwhile is in no group.
+            with suppress(ProcessLookupError):
+                if os.getpgid(int(path.name)) == leader:
+                    found.append(int(path.name))
+        return found
 
     def start(self) -> None:
         site = next((self._venv / "lib").glob("python3.*")) / "site-packages"
         server = site / "pytriton" / "tritonserver"
         python = (self._venv / "bin" / "python").resolve()
         stub = server / "python_backend_stubs" / site.parent.name.removeprefix("python")
-        backends = self._repository.parent / "backends"
+        backends = self._place / "backends"
         _link_backend(server, stub, backends)
         libraries = f"{site / 'nvidia_pytriton.libs'}:{python.parent.parent / 'lib'}"
         with self._log.open("ab") as log:
@@ -183,7 +120,7 @@ class TritonServer:
                     "--allow-http=false",
                     "--allow-metrics=false",
                     "--exit-timeout-secs=5",
-                    f"--backend-config=python,shm-region-prefix-name={self._prefix}",
+                    f"--backend-config=python,shm-region-prefix-name={self.prefix}",
                 ],
                 env={
                     "ORT_DISABLE_TELEMETRY": "1",
@@ -215,7 +152,7 @@ class TritonServer:
         with suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
         process.wait(STOP_LIMIT_S)
-        for region in SHARED_MEMORY.glob(f"{self._prefix}*"):
+        for region in SHARED_MEMORY.glob(f"{self.prefix}*"):
             region.unlink()
 
     def _wait_until_ready(self) -> None:
@@ -255,16 +192,16 @@ def _free_port() -> int:
     raise AssertionError(f"all ports from {PORTS.start} to {PORTS.stop} are taken")
 
 
-def _regions() -> set[str]:
-    """Names of what our client and these servers may leave in the system's shared memory."""
-    prefixes = ("sangsang-region-", "triton-under-test-")
+def _regions(server: TritonServer) -> set[str]:
+    """Names of what our client and a server may leave in the system's shared memory."""
+    prefixes = ("sangsang-region-", server.prefix)
     return {path.name for path in SHARED_MEMORY.iterdir() if path.name.startswith(prefixes)}
 
 
-def _assert_nothing_left(before: set[str]) -> None:
-    # Other tests on this machine have regions too, each for a moment.
+def _assert_nothing_left(server: TritonServer, before: set[str]) -> None:
+    # Clients in other tests on this machine have regions too, each for a moment.
     deadline = time.monotonic() + STOP_LIMIT_S
-    while left := _regions() - before:
+    while left := _regions(server) - before:
         assert time.monotonic() < deadline, f"left in {SHARED_MEMORY}: {sorted(left)}"
         time.sleep(0.1)
 
@@ -276,20 +213,36 @@ def triton_server(
     cache_dir: Path,
     place: Path,
 ) -> Iterator[TritonServer]:
-    """A running server of some modules; each with options of `write_model`.
+    """A running server of some modules; each with changes for `write_model`."""
+    require_venv()
+    repository = place / "models"
+    repository.mkdir(parents=True)
+    for module, changes in modules.items():
+        write_model(repository, folder, module, cache_dir, **changes)
+    with running_server(repository, place) as server:
+        yield server
+
+
+@contextmanager
+def running_server(repository: Path, place: Path) -> Iterator[TritonServer]:
+    """A running server of a model repository; its log and what else it needs go to `place`.
 
     It ends with the block, and nothing may be left in shared memory then.
     """
-    venv = require_venv()
-    repository = place / "models"
-    repository.mkdir(parents=True)
-    for module, options in modules.items():
-        write_model(repository, folder, module, cache_dir, **options)
-    server = TritonServer(venv, repository, place / "triton.log")
-    before = _regions()
+    server = TritonServer(require_venv(), repository, place)
+    before = _regions(server)
     try:
         server.start()
         yield server
     finally:
         server.stop()
-    _assert_nothing_left(before)
+    _assert_nothing_left(server, before)
+
+
+def perf_analyzer(*arguments: str) -> tuple[list[str], dict[str, str]]:
+    """NVIDIA's load generator: command and environment; skips the test where there is none."""
+    venv = require_venv()
+    program = venv / "bin" / "perf_analyzer"
+    if not program.is_file():
+        pytest.skip(f"there is no perf_analyzer in {venv.name}: `make triton` prepares it")
+    return [str(program), *arguments], {"LD_LIBRARY_PATH": str(venv / "perf_analyzer_libraries")}

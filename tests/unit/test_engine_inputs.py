@@ -61,3 +61,13 @@ def test_an_optional_input_that_is_left_out_is_zeros():
     np.testing.assert_array_equal(checked["scale"], np.zeros((2, 3), np.float32))
     with pytest.raises(ValueError, match="different batch sizes"):
         check_inputs(taken, inputs(scale=np.zeros((1, 3), np.float32)))
+
+
+@pytest.mark.parametrize("token", [-1, 100, 2**62])
+def test_an_element_out_of_range_is_refused(token):
+    spec = TensorSpec("input_ids", np.dtype(np.int64), (None, 3), below=100)
+    tokens = np.array([[0, 99, 5]])
+    assert check_inputs(Signature((spec,), ()), {"input_ids": tokens})
+    tokens[0, 1] = token
+    with pytest.raises(ValueError, match="input_ids must be at least 0 and below 100"):
+        check_inputs(Signature((spec,), ()), {"input_ids": tokens})

@@ -73,7 +73,7 @@ def example_inputs(
     for spec in wanted.inputs:
         shape = [free[axis] if size is None else size for axis, size in enumerate(spec.shape)]
         if spec.dtype == np.int64:
-            vocabulary = int(folder.text_encoder_config.get("vocab_size", 49408))
+            vocabulary = folder.vocabulary_size
             arrays[spec.name] = random.integers(0, vocabulary, shape, dtype=np.int64)
         elif spec.name == "timestep":
             arrays[spec.name] = random.integers(0, 1000, shape).astype(np.float32)

@@ -5,7 +5,7 @@ batch has a scale for every slot, so rows of the UNet itself, of an adapter or o
 share an evaluation: `h = x @ [A1..An]; h *= scale[row]; y = x @ W + h @ [B1; ..; Bn]`.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -72,6 +72,23 @@ class AdapterBank:
         slots = len(self.slot_names)
         spec = TensorSpec(SCALE_NAME, np.dtype(np.float32), (None, slots), optional=True)
         return Signature((*plain.inputs, spec), plain.outputs, plain.side_multiple)
+
+
+def accompany_adapted(feeds: Mapping[str, Array], taken: Signature) -> Mapping[str, Array]:
+    """Returns a UNet's inputs, with a further row where a single row that uses adapters needs one.
+
+    Where some layer sees one token of each row, the bank's products are computed by other code
+    than with more, in other bits. The row comes last and is like the one that it accompanies; its
+    outputs are nobody's.
+    """
+    sample, context = feeds["sample"], feeds["encoder_hidden_states"]
+    smallest = sample.shape[2] == sample.shape[3] == taken.side_multiple
+    if not smallest and context.shape[1] > 1:
+        return feeds
+    adapted = np.flatnonzero(np.any(feeds[SCALE_NAME] != 0, axis=1))
+    if len(adapted) != 1:
+        return feeds
+    return {name: np.concatenate([array, array[adapted]]) for name, array in feeds.items()}
 
 
 def open_bank(folder: ModelFolder) -> AdapterBank | None:

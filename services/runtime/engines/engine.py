@@ -24,12 +24,14 @@ class TensorSpec:
         dtype: numpy dtype of the elements.
         shape: size of each dimension; None where any size is taken. The first is the batch.
         optional: whether it may be left out, which means zeros.
+        below: what every element is below, and at least 0; None where any value is taken.
     """
 
     name: str
     dtype: np.dtype[Any]
     shape: tuple[int | None, ...]
     optional: bool = False
+    below: int | None = None
 
 
 class Engine(Protocol):

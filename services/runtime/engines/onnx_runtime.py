@@ -10,13 +10,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from ..errors import ModelNotReady, StageFailed
 from ..models.adapters import adapted_layers
 from ..models.folder import ModelFolder, ModuleName
 from ..models.weights import WeightStore
-from .adapter_bank import SCALE_NAME, AdapterBank
+from .adapter_bank import AdapterBank, accompany_adapted
 from .cache import BuildKey
 from .engine import Array, TensorSpec
 from .onnx_runtime_import import ort
@@ -100,8 +98,8 @@ class OnnxRuntimeEngine:
             raise StageFailed(f"{self.name} has been closed")
         feeds = check_inputs(self._signature, inputs)
         batch = len(feeds[self.inputs[0].name])
-        if self._bank and _has_single_tokens(feeds, self._signature):
-            feeds = _accompany_adapted(feeds)
+        if self._bank:
+            feeds = accompany_adapted(feeds, self._signature)
         names = [spec.name for spec in self.outputs]
         try:
             values: Sequence[Any] = session.run(names, {**feeds, **self._bank})
@@ -144,25 +142,6 @@ def session_options(threads: int) -> ort.SessionOptions:
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     options.log_severity_level = 3
     return options
-
-
-def _has_single_tokens(feeds: Mapping[str, Array], taken: Signature) -> bool:
-    """Returns whether some layer of the UNet sees one token of each row."""
-    sample, context = feeds["sample"], feeds["encoder_hidden_states"]
-    smallest = sample.shape[2] == sample.shape[3] == taken.side_multiple
-    return smallest or context.shape[1] == 1
-
-
-def _accompany_adapted(feeds: Mapping[str, Array]) -> Mapping[str, Array]:
-    """Adds a second row like it to a batch in which a single one uses adapters.
-
-    The bank's products with a single token are computed by other code than with more, in other
-    bits.
-    """
-    adapted = np.flatnonzero(np.any(feeds[SCALE_NAME] != 0, axis=1))
-    if len(adapted) != 1:
-        return feeds
-    return {name: np.concatenate([array, array[adapted]]) for name, array in feeds.items()}
 
 
 def _check_names(

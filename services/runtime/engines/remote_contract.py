@@ -1,9 +1,11 @@
 """Whether what a server of the Open Inference Protocol serves is the module that is wanted."""
 
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from ..open_inference.datatypes import datatype_of
+from ..open_inference.descriptions import MOST_ROWS_NAME, ROW_COUNTS_NAME
 from .engine import TensorSpec
 from .signatures import Signature
 
@@ -31,9 +33,44 @@ def differences(wanted: Signature, digest: str, metadata: Proto, config: Proto) 
     return found
 
 
-def batch_limit(config: Proto) -> int | None:
-    """Returns the most rows of one call; None for no limit."""
-    return (config.max_batch_size or None) if config else None
+@dataclass(frozen=True, slots=True)
+class BatchSizes:
+    """How many rows a call to a served model may have.
+
+    Attributes:
+        most: at most so many; None for any number.
+        exact: just one of these, ascending; none for any number.
+    """
+
+    most: int | None = None
+    exact: tuple[int, ...] = ()
+
+    def split(self, rows: int) -> list[int]:
+        """Returns the rows of each call for a batch; more than it has if they must be filled up."""
+        most = self.exact[-1] if self.exact else self.most or rows
+        full, rest = divmod(rows, most)
+        fitting = [count for count in self.exact if count >= rest] or [rest]
+        return [most] * full + ([fitting[0]] if rest else [])
+
+
+def batch_sizes(config: Proto) -> BatchSizes:
+    """Returns the sizes of a call.
+
+    Raises:
+        ValueError: what the server tells of them is no list of numbers.
+    """
+    if not config:
+        return BatchSizes()
+    limits = [config.max_batch_size, *_numbers(config, MOST_ROWS_NAME)]
+    return BatchSizes(max(limits) or None, _numbers(config, ROW_COUNTS_NAME))
+
+
+def _numbers(config: Proto, name: str) -> tuple[int, ...]:
+    text = told(config, name)
+    numbers = tuple(sorted(int(number) for number in text.split(","))) if text else ()
+    if any(number < 1 for number in numbers):
+        raise ValueError(f"{name} is {text!r}")
+    return numbers
 
 
 def told(config: Proto, name: str) -> str:

@@ -45,7 +45,7 @@ def signature(folder: ModelFolder, module: ModuleName) -> Signature:
     if module == "text_encoder":
         tokens = folder.token_limit
         return Signature(
-            (TensorSpec("input_ids", _I64, (None, tokens)),),
+            (TensorSpec("input_ids", _I64, (None, tokens), below=folder.vocabulary_size),),
             (TensorSpec("last_hidden_state", _F32, (None, tokens, width)),),
         )
     if module == "vae_encoder":

@@ -8,6 +8,7 @@ the server has been away: it may have come back with something else.
 import threading
 import time
 from collections.abc import Mapping
+from itertools import accumulate
 from typing import Any
 
 import grpc
@@ -27,10 +28,10 @@ from ..errors import (
     StageUnavailable,
 )
 from ..models.folder import ModelFolder, ModuleName
-from .adapter_bank import AdapterBank
+from .adapter_bank import AdapterBank, accompany_adapted
 from .engine import Array, TensorSpec
 from .remote_calls import Placement, RemoteCall, run_all
-from .remote_contract import batch_limit, differences, told
+from .remote_contract import BatchSizes, batch_sizes, differences, told
 from .remote_server import RemoteServer
 from .shared_region import Regions
 from .signatures import signature
@@ -63,7 +64,10 @@ _log = structlog.get_logger()
 
 
 class TritonServerEngine:
-    """One module on another server. See `Engine` for the attributes.
+    """One module on another server. See `Engine` for the further attributes.
+
+    Attributes:
+        padding_row_count: rows of calls that were nobody's, to fill up what the server takes.
 
     Args:
         folder: the model; its weights are not read but their digest is compared.
@@ -101,7 +105,9 @@ class TritonServerEngine:
             server.address, channel_args=_CHANNEL
         )
         self._checked = False
-        self._row_limit: int | None = None
+        self._sizes = BatchSizes()
+        self._has_bank = bank is not None
+        self.padding_row_count = 0
         self._shares = False
         self._regions = Regions(self._client, server.timeout_s)
         self.precision = ""
@@ -133,12 +139,16 @@ class TritonServerEngine:
             raise DeadlinePassed(f"no time left for {self._model_name}")
         limit_s = self._server.timeout_s
         deadline = time.monotonic() + (limit_s if left is None else min(left, limit_s))
-        feeds = check_inputs(self._signature, inputs)
+        feeds: Mapping[str, Array] = check_inputs(self._signature, inputs)
+        rows = len(feeds[self.inputs[0].name])
+        if self._has_bank:
+            feeds = accompany_adapted(feeds, self._signature)
         with self._lock:
             if self._client is None:
                 raise StageFailed(f"{self.name} has been closed")
             self._check(self._client, deadline)
-            return self._checked_outputs(self._infer(self._client, feeds, deadline), feeds)
+            outputs = self._infer(self._client, feeds, deadline)
+        return {name: array[:rows] for name, array in outputs.items()}
 
     def close(self) -> None:
         """Closes the connection; the server forgets the shared memory."""
@@ -170,9 +180,12 @@ class TritonServerEngine:
         self, client: triton.InferenceServerClient, feeds: Mapping[str, Array], deadline: float
     ) -> dict[str, Array]:
         """Sends the rows in as many calls as the server needs, all at once."""
-        placement = self._place(feeds, deadline)
         batch = len(next(iter(feeds.values())))
-        size = self._row_limit or batch
+        sizes = self._sizes.split(batch)
+        feeds = _filled_up(feeds, sum(sizes))
+        self.padding_row_count += sum(sizes) - batch
+        placement = self._place(feeds, deadline)
+        ends = list(accumulate(sizes))
         headers: dict[str, str] = {}
         TraceContextTextMapPropagator().inject(headers)
         calls = [
@@ -180,10 +193,10 @@ class TritonServerEngine:
                 self._model_name,
                 self._signature,
                 feeds,
-                range(first, min(first + size, batch)),
+                range(end - size, end),
                 placement,
             )
-            for first in range(0, batch, size)
+            for end, size in zip(ends, sizes, strict=True)
         ]
         try:
             parts = run_all(calls, client, deadline - time.monotonic(), headers)
@@ -193,7 +206,10 @@ class TritonServerEngine:
         except ValueError as exc:
             raise StageFailed(f"{self._model_name} on {self._server.address}: {exc}") from exc
         names = set.intersection(*(set(part) for part in parts))
-        return {name: np.concatenate([part[name] for part in parts]) for name in names}
+        outputs = {name: np.concatenate([part[name] for part in parts]) for name in names}
+        return {
+            name: array[:batch] for name, array in self._checked_outputs(outputs, feeds).items()
+        }
 
     def _checked_outputs(
         self, outputs: dict[str, Array], feeds: Mapping[str, Array]
@@ -252,7 +268,10 @@ class TritonServerEngine:
                 f"{name} on {self._server.address} is not {self.name} of this model: "
                 + "; ".join(found)
             )
-        self._row_limit = batch_limit(config)
+        try:
+            self._sizes = batch_sizes(config)
+        except ValueError as exc:
+            raise ModelNotReady(f"{name} on {self._server.address}: {exc}") from exc
         # A server need not say what it computes in.
         self.precision = told(config, "precision") or "unknown"
         offered = server is not None and _SHARED_MEMORY in server.extensions
@@ -268,6 +287,14 @@ class TritonServerEngine:
         text = f"{self._model_name} on {self._server.address}: {code} {exc.message()}"
         metadata = {"model": self._model_name, "server": self._server.address}
         return kind(text) if kind is StageFailed else kind(text, metadata=metadata)
+
+
+def _filled_up(feeds: Mapping[str, Array], rows: int) -> Mapping[str, Array]:
+    """Returns a batch with copies of its last row behind it."""
+    missing = rows - len(next(iter(feeds.values())))
+    if not missing:
+        return feeds
+    return {n: np.concatenate([a, np.repeat(a[-1:], missing, 0)]) for n, a in feeds.items()}
 
 
 def _optional(method: Any, *args: Any, **options: Any) -> Any:

@@ -60,4 +60,16 @@ def _checked(spec: TensorSpec, value: object, signature: Signature) -> Array:
             f"{spec.name} must have a height and width that are multiples of {multiple}, "
             f"not {value.shape[2]}x{value.shape[3]}"
         )
+    if fault := range_fault(spec, value):
+        raise ValueError(f"{spec.name} {fault}")
     return np.ascontiguousarray(value)
+
+
+def range_fault(spec: TensorSpec, values: Array) -> str | None:
+    """Returns what is wrong with the elements of an input; None if nothing is.
+
+    A token that the vocabulary lacks would be the engine's failure, or its silence.
+    """
+    if spec.below is None or (values.min() >= 0 and values.max() < spec.below):
+        return None
+    return f"must be at least 0 and below {spec.below}"

@@ -135,6 +135,11 @@ class ModelFolder:
         return int(min(encoder, tokenizer))
 
     @cached_property
+    def vocabulary_size(self) -> int:
+        """Tokens that the text encoder knows."""
+        return int(self._text_value("vocab_size", 49408))
+
+    @cached_property
     def embedding_width(self) -> int:
         """Width of one token's embedding."""
         return int(self._text_value("hidden_size", 512))

@@ -1,6 +1,7 @@
 """An engine as the protocol describes it: its metadata and its configuration."""
 
 from collections.abc import Sequence
+from typing import Protocol
 
 from ..engines.engine import TensorSpec
 from .datatypes import datatype_of
@@ -9,6 +10,25 @@ from .served_engine import ServedEngine
 
 # An engine has one version: another digest is another release of the stage.
 VERSION = "1"
+# Parameters of a configuration that tells shapes whole: the most rows of a call, and, of an engine
+# that was compiled for some sizes of a batch, these, behind commas.
+MOST_ROWS_NAME = "most_rows"
+ROW_COUNTS_NAME = "row_counts"
+
+
+class Described(Protocol):
+    """What the protocol tells of an engine, whether it is loaded here or not. See `Engine`."""
+
+    @property
+    def backend(self) -> str: ...
+    @property
+    def precision(self) -> str: ...
+    @property
+    def digest(self) -> str: ...
+    @property
+    def inputs(self) -> tuple[TensorSpec, ...]: ...
+    @property
+    def outputs(self) -> tuple[TensorSpec, ...]: ...
 
 
 def model_metadata(name: str, served: ServedEngine) -> Proto:
@@ -25,21 +45,28 @@ def model_metadata(name: str, served: ServedEngine) -> Proto:
     return message
 
 
-def model_config(name: str, served: ServedEngine) -> Proto:
-    """Returns an engine in the form of a Triton model configuration."""
+def model_config(name: str, engine: Described, max_batch_size: int) -> Proto:
+    """Returns an engine in the form of a Triton model configuration.
+
+    Args:
+        name: under which it is served.
+        engine: what is served.
+        max_batch_size: most rows of one request; 0 where shapes are told whole.
+    """
     message = ModelConfig(
         name=name,
-        platform=served.engine.backend,
-        backend=served.engine.backend,
-        max_batch_size=served.max_batch_size,
+        platform=engine.backend,
+        backend=engine.backend,
+        max_batch_size=max_batch_size,
     )
     message.version_policy.specific.versions.append(int(VERSION))
-    message.parameters["precision"].string_value = served.engine.precision
-    message.parameters["digest"].string_value = served.engine.digest
-    _add_configs(message.input, served.engine.inputs, served.batch_rank)
-    for config, spec in zip(message.input, served.engine.inputs, strict=True):
+    message.parameters["precision"].string_value = engine.precision
+    message.parameters["digest"].string_value = engine.digest
+    batch_rank = 1 if max_batch_size > 0 else 0
+    _add_configs(message.input, engine.inputs, batch_rank)
+    for config, spec in zip(message.input, engine.inputs, strict=True):
         config.optional = spec.optional
-    _add_configs(message.output, served.engine.outputs, served.batch_rank)
+    _add_configs(message.output, engine.outputs, batch_rank)
     return message
 
 

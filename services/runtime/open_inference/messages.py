@@ -8,7 +8,7 @@ any order of import.
 from importlib import resources
 from typing import Any, TypeAlias
 
-from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
+from google.protobuf import descriptor_pb2, descriptor_pool, message_factory, text_format
 
 # The classes are made at run time, so a type checker cannot know their fields.
 Proto: TypeAlias = Any
@@ -55,3 +55,8 @@ ModelStatisticsRequest = _message_class("ModelStatisticsRequest")
 ModelStatisticsResponse = _message_class("ModelStatisticsResponse")
 RepositoryIndexRequest = _message_class("RepositoryIndexRequest")
 RepositoryIndexResponse = _message_class("RepositoryIndexResponse")
+
+
+def config_text(config: Proto) -> str:
+    """Returns a model's configuration as Triton reads it from a file."""
+    return text_format.MessageToString(config, as_utf8=True, descriptor_pool=POOL)

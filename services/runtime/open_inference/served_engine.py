@@ -72,6 +72,16 @@ class ServedEngine:
                 raise ValueError(f"{spec.name} of {self.engine.name} has no batch dimension")
 
     @property
+    def configured_batch_size(self) -> int:
+        """Returns the most rows as a configuration tells them; 0 where it tells shapes whole.
+
+        Triton takes no limit for a model of which a tensor is nothing but a batch, as a UNet's
+        `timestep`, and its clients cannot call one that has it all the same.
+        """
+        specs = (*self.engine.inputs, *self.engine.outputs)
+        return 0 if any(len(spec.shape) == 1 for spec in specs) else self.max_batch_size
+
+    @property
     def batch_rank(self) -> int:
         """Returns how many leading dimensions are the batch: 0 or 1."""
         return 1 if self.max_batch_size > 0 else 0

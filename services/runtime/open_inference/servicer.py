@@ -22,7 +22,7 @@ from ..errors import (
 )
 from . import messages
 from .checks import check_structure
-from .descriptions import VERSION, model_config, model_metadata
+from .descriptions import MOST_ROWS_NAME, VERSION, model_config, model_metadata
 from .inference_statistics import EngineStatistics, Stopwatch
 from .messages import Proto
 from .parameters import timeout_s
@@ -82,7 +82,10 @@ class OpenInferenceServicer:
     async def model_config(self, request: Proto, _context: object) -> Proto:
         """Returns the configuration of an engine."""
         served = self._find(request.name, request.version)
-        return messages.ModelConfigResponse(config=model_config(request.name, served))
+        config = model_config(request.name, served.engine, served.configured_batch_size)
+        if served.max_batch_size and not served.configured_batch_size:
+            config.parameters[MOST_ROWS_NAME].string_value = str(served.max_batch_size)
+        return messages.ModelConfigResponse(config=config)
 
     async def model_statistics(self, request: Proto, _context: object) -> Proto:
         """Returns the statistics of one engine, or of all for an empty name."""

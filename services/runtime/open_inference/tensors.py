@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from ..engines.engine import Array, TensorSpec
+from ..engines.validation import range_fault
 from ..errors import FieldViolation, InvalidRequest, StageFailed
 from .checks import refuse
 from .datatypes import Datatype, datatype_fault, datatype_of
@@ -45,10 +46,16 @@ def decode_inputs(request: Proto, served: ServedEngine) -> dict[str, Array]:
         for index, tensor in enumerate(request.inputs)
         for violation in _data_violations(index, tensor, specs[tensor.name], request)
     )
-    return {
+    arrays = {
         tensor.name: _decode(index, tensor, specs[tensor.name], request)
         for index, tensor in enumerate(request.inputs)
     }
+    refuse(
+        FieldViolation(f"inputs[{index}]", f"every element {fault}")
+        for index, tensor in enumerate(request.inputs)
+        if (fault := range_fault(specs[tensor.name], arrays[tensor.name]))
+    )
+    return arrays
 
 
 def encode_outputs(

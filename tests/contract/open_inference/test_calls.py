@@ -102,12 +102,18 @@ async def test_the_configuration_leaves_the_batch_out(stage):
     async with triton_aio.InferenceServerClient(stage.address) as client:
         config = (await client.get_model_config("scale")).config
         unbatched = (await client.get_model_config("unbatched")).config
-    assert (config.name, config.backend, config.max_batch_size) == ("scale", "numpy", 4)
-    assert [(i.name, i.data_type, list(i.dims)) for i in config.input] == [
-        ("sample", triton.model_config_pb2.TYPE_FP32, [2]),
-        ("factor", triton.model_config_pb2.TYPE_FP16, [1]),
+        echo = (await client.get_model_config("echo_FP16")).config
+    assert (echo.name, echo.backend, echo.max_batch_size) == ("echo_FP16", "numpy", 4)
+    assert [(i.name, i.data_type, list(i.dims)) for i in echo.input] == [
+        ("X", triton.model_config_pb2.TYPE_FP16, [-1])
     ]
-    assert [list(o.dims) for o in config.output] == [[2], []]
+    assert [list(o.dims) for o in echo.output] == [[-1]]
+    assert "most_rows" not in echo.parameters
+    # An output of it is nothing but a batch, for which Triton takes no limit.
+    assert (config.name, config.max_batch_size) == ("scale", 0)
+    assert [list(i.dims) for i in config.input] == [[-1, 2], [-1, 1]]
+    assert [list(o.dims) for o in config.output] == [[-1, 2], [-1]]
+    assert config.parameters["most_rows"].string_value == "4"
     assert list(config.version_policy.specific.versions) == [1]
     assert config.parameters["digest"].string_value == "d1ce57"
     assert (unbatched.max_batch_size, list(unbatched.input[0].dims)) == (0, [2, 3])

@@ -300,6 +300,25 @@ async def test_a_cancelled_call_leaves_the_queue(stage, stub, requests, refused)
     assert stats.model_stats[0].execution_count == 1
 
 
+async def test_hundreds_of_callers_that_leave_are_done_with(stage, stub, requests, refused):
+    """At any moment of theirs, and twice as many as may wait."""
+    stage.gate.set()
+    for number in range(300):
+        calls = [
+            stub.ModelInfer(requests.echo([1, 1], bytes(4), name="slow"), timeout=5)
+            for _ in range(4)
+        ]
+        await asyncio.sleep(0.0005 * (number % 7))
+        for call in calls:
+            call.cancel()
+    await stage.pending(0)
+    await refused.alive()
+    stats = await stub.ModelStatistics(requests.pb.ModelStatisticsRequest(name="slow"))
+    times = stats.model_stats[0].inference_stats
+    # None is counted twice; who left before it was read is not counted.
+    assert times.success.count + times.fail.count <= 1200
+
+
 @pytest.mark.parametrize(
     ("field", "parameter", "value"),
     [

@@ -321,6 +321,28 @@ def test_a_batch_beyond_the_server_s_limit_goes_in_parts(script, server, folder,
     assert sorted(server.seen.batches) == [2, 3, 3]
 
 
+@pytest.mark.parametrize(
+    ("rows", "calls"),
+    [(1, [1]), (3, [4]), (4, [4]), (5, [8]), (8, [8]), (11, [4, 8]), (17, [1, 8, 8])],
+)
+def test_batches_are_filled_up_for_a_server_compiled_for_some_sizes(
+    script, server, folder, load, shared, rows, calls
+):
+    script.row_counts = "8,1,4"
+    engine = load()
+    assert_right(engine, tokens(folder, rows))
+    assert len(states(engine, tokens(folder, rows))) == rows
+    assert sorted(server.seen.batches) == sorted(calls * 2)
+    assert engine.padding_row_count == 2 * (sum(calls) - rows)
+
+
+@pytest.mark.parametrize("told", ["many", "0,1", "1,,2", "-4"])
+def test_sizes_that_are_none_are_refused(script, load, told):
+    script.row_counts = told
+    with pytest.raises(ModelNotReady, match=r"pocket\.text_encoder on 127\.0\.0\.1:\d+: "):
+        load()
+
+
 def test_one_failed_part_fails_the_batch(script, folder, load, shared):
     script.max_batch_size = 2
     engine, good = load(), script.compute
