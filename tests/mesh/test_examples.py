@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
-from meshes import mesh_in_process, until
+from meshes import mesh_in_process, slow_down, speed_up, until
 
 from sangsang.imaging.v1 import image_generation_service_pb2 as imaging
 
@@ -203,13 +203,25 @@ async def test_retry_takes_a_connection_that_breaks_for_no_failure(mesh, run):
 
 
 async def test_retry_comes_again_when_an_overload_says(tiny, cache_dir, run):
-    limits = {"orchestrator": {"tenant_rate_per_s": 1.0, "tenant_burst_count": 1}}
+    limits = {"orchestrator": {"tenant_in_flight_count": 1}}
     async with mesh_in_process([tiny], cache_dir, overrides=limits) as mesh:
+        slow_down(mesh, 0.5)
+        running = mesh.stream(model_id="tiny", prompt="a cat", step_count=24)
+        await anext(aiter(running))
+        example = asyncio.create_task(run("retry", port_of(mesh)))
+        await until(lambda: refused(mesh), timeout_s=60)
+        running.cancel()
+        speed_up(mesh)
+        ended = await example
         picture = await expected(mesh, imaging.TIER_FREE)
-        ended = await run("retry", port_of(mesh))
     assert (ended.code, ended.complained) == (0, "")
     assert re.match(r"RESOURCE_EXHAUSTED: .*; again in \d\.\d\d s\n", ended.printed)
     assert ended.picture.read_bytes() == picture
+
+
+def refused(mesh):
+    """Whether a unary call has ended; while the stream runs, only by a refusal."""
+    return bool(mesh.spans.named("ImageGenerationService/GenerateImages", server=True))
 
 
 async def test_retry_gives_up_when_its_time_is_over(tiny, cache_dir, run):

@@ -1,8 +1,11 @@
 """Who may come in. Run: pytest tests/unit/scheduling/test_admission.py"""
 
+from random import Random
+
 import pytest
 from scheduler_driver import Driver, make_devices
 
+from sangsang.orchestrator.scheduling.accuracy import Accuracy
 from sangsang.orchestrator.scheduling.admission import AdmissionLimits
 from sangsang.orchestrator.scheduling.costs import Costs, InitialCosts
 from sangsang.orchestrator.scheduling.scheduler import Policy, Scheduler
@@ -180,38 +183,30 @@ def test_batches_of_one_size_say_nothing_of_others():
     assert costs.steps_s(work, 8) == pytest.approx(8.0, rel=0.01)
 
 
-def test_estimates_that_were_too_low_are_raised_and_lowered_again():
-    driver = drive()
-    scheduler = driver.scheduler
-
-    def took(times: float) -> None:
-        for _ in range(60):
-            ticket = driver.admit()
-            scheduler.leave(ticket, ticket.estimate_s * times, finished=True)
-
-    work = driver.admit().work
-    took(2.0)
-    estimate = scheduler.estimate(work)
-    assert estimate.soonest_s == pytest.approx(2 * estimate.raw_s, rel=0.05)
-    took(1.0)
-    estimate = scheduler.estimate(work)
-    assert estimate.soonest_s == pytest.approx(estimate.raw_s, rel=0.05)
+def test_one_in_twelve_of_those_let_in_may_be_late():
+    accuracy, random, late = Accuracy(), Random(1), 0
+    for _ in range(4000):
+        # It takes what it may be told or up to twice that, and its deadline is what it is told.
+        took_s = random.uniform(0.0, 2.0)
+        finished = took_s < accuracy.factor
+        accuracy.observe(1.0, min(took_s, accuracy.factor), finished=finished)
+        late += not finished
+    assert late / 4000 == pytest.approx(1 / 12, abs=0.02)
 
 
-def test_a_request_that_ran_out_of_time_says_that_its_estimate_was_too_low():
-    """Though it had less time than the estimate says: it needed more than it had."""
-    driver = drive()
-    scheduler = driver.scheduler
-    work = driver.admit().work
+def test_estimates_stay_where_nobody_is_late_and_all_take_longer_than_told():
+    accuracy = Accuracy()
+    for _ in range(100):
+        accuracy.observe(1.0, 1.5)
+    assert accuracy.factor == 1.0
 
-    def learnt(*, finished: bool) -> float:
-        for _ in range(60):
-            ticket = driver.admit(deadline_s=5.0)
-            ticket.estimate_s = 8.0
-            scheduler.leave(ticket, 5.0, finished=finished)
-        return scheduler.estimate(work).soonest_s
 
-    assert learnt(finished=False) > 1.5 * learnt(finished=True)
+@pytest.mark.parametrize(("finished", "factor"), [(True, 0.25), (False, 3.0)])
+def test_estimates_are_believed_to_a_degree(finished, factor):
+    accuracy = Accuracy()
+    for _ in range(500):
+        accuracy.observe(1.0, 0.01, finished=finished)
+    assert accuracy.factor == factor
 
 
 def test_what_ran_out_of_time_teaches_and_what_was_cancelled_does_not():

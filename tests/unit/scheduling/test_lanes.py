@@ -86,6 +86,19 @@ def test_the_least_loaded_device_gets_the_picture():
     assert len({driver.denoising().device for _ in range(3)}) == 3
 
 
+def test_a_light_call_goes_where_no_other_goes_before():
+    driver = drive(2)
+    busy = driver.denoising(row_count=2)
+    granted = []
+    for _ in range(2):
+        small = driver.denoising()
+        assert small.device != busy.device
+        driver.end(small)
+        driver.ready(small.task.picture, "postprocessing")
+        granted += driver.dispatch()
+    assert [grant.device for grant in granted] == [small.device, busy.device]
+
+
 def test_one_lane_serves_the_stages_in_turns():
     driver = drive(lanes=1)
     heavy = driver.denoising()
