@@ -79,9 +79,9 @@ def _print(reports: Sequence[ModelReport]) -> None:
 def _print_next_steps(model_folder: Path, output: Path, backend: str) -> None:
     repository = shlex.quote(str(output.resolve()))
     lines = (
-        f"start it ({_NEEDS[backend]}):",
+        f"start it in NVIDIA's image tritonserver:<release>-py3 ({_NEEDS[backend]}):",
         "  docker run --rm --network host --shm-size 1g "
-        f"-v {repository}:/models nvcr.io/nvidia/tritonserver:<release>-py3 "
+        f"-v {repository}:/models <image> "
         "tritonserver --model-repository=/models",
         "and a mesh whose stages call it, or set the same two for each stage's own process:",
         "  SANGSANG_BACKEND=triton_server SANGSANG_TRITON_SERVER_ADDRESS=127.0.0.1:8001 "
