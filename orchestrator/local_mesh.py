@@ -103,7 +103,7 @@ class LocalMesh:
         restarts: RestartPolicy | None = None,
     ) -> None:
         names = ("orchestrator", *_replica_names(replicas or {}))
-        free = _free_ports(len(names))
+        free = free_ports(len(names))
         ports = [port_base + i for i in range(len(names))] if port_base else free
         self._ports: dict[str, int] = dict(zip(names, ports, strict=True))
         self._metrics_ports = {
@@ -289,7 +289,8 @@ def _wait_or_kill(child: "subprocess.Popen[bytes]") -> None:
         child.wait()
 
 
-def _free_ports(count: int) -> list[int]:
+def free_ports(count: int) -> list[int]:
+    """Returns ports of loopback that nobody listens on."""
     sockets = [socket.socket() for _ in range(count)]
     try:
         for one in sockets:

@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
 from ...services.runtime.building.build import BuildProgress, BuildReport, build_model
@@ -13,7 +12,7 @@ from ...services.runtime.errors import ModelNotReady
 from ...services.runtime.models.folder import ModelFolder
 from ...services.runtime.models.manifest import Manifest, model_parts
 from ...services.runtime.models.sampling import load_tables
-from .console import err, out
+from .console import err, out, parts_progress
 
 
 def build_missing(folders: list[Path], cache_dir: Path) -> None:
@@ -44,13 +43,7 @@ def build_folder(
         ModelNotReady: the folder cannot be served, or the packages for building are missing.
     """
     folder = ModelFolder.open(path)
-    columns = (
-        SpinnerColumn(),
-        TextColumn("{task.description:<28}"),
-        BarColumn(),
-        TimeElapsedColumn(),
-    )
-    with Progress(*columns, console=err) as bar:
+    with parts_progress() as bar:
         task = bar.add_task("opening", total=None)
 
         def show(step: BuildProgress) -> None:

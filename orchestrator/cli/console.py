@@ -8,6 +8,7 @@ import typer
 from grpc_status import rpc_status
 from rich.console import Console
 from rich.markup import escape
+from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
 from ...services.runtime.errors import ModelNotReady
 from ..settings import DEFAULT_PORT
@@ -43,6 +44,17 @@ def fail(message: str) -> int:
     # What has brackets is no markup: `pip install "sangsang[tensorrt]"`.
     err.print(f"[bold red]error[/bold red] {escape(message)}", highlight=False)
     return 1
+
+
+def parts_progress() -> Progress:
+    """Returns the display of work that goes through a model's parts."""
+    return Progress(
+        SpinnerColumn(),
+        TextColumn("{task.description:<28}"),
+        BarColumn(),
+        TimeElapsedColumn(),
+        console=err,
+    )
 
 
 def model_paths(models: list[Path] | None) -> list[Path]:

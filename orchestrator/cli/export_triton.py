@@ -6,13 +6,12 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
 from ...services.runtime.model_repository.hosts import HOSTS
 from ...services.runtime.model_repository.repository import ModelReport, export_model
 from ...services.runtime.models.folder import ModelFolder
-from .console import DEFAULT_CACHE, CacheDir, err, out
+from .console import DEFAULT_CACHE, CacheDir, out, parts_progress
 
 # What the server of each backend has to have.
 _NEEDS = {
@@ -45,13 +44,7 @@ def export_triton(
     Stages with the backend triton_server call them there. Says how to start both.
     """
     folder = ModelFolder.open(model_folder)
-    columns = (
-        SpinnerColumn(),
-        TextColumn("{task.description:<28}"),
-        BarColumn(),
-        TimeElapsedColumn(),
-    )
-    with Progress(*columns, console=err) as bar:
+    with parts_progress() as bar:
         task = bar.add_task("looking", total=None)
         reports = export_model(
             folder,

