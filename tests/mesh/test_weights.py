@@ -83,10 +83,11 @@ async def test_free_and_pro_share_a_batch_and_do_not_show_in_each_other(family, 
     pro = {"model_id": "family", "prompt": "cat", "seed": 1, "step_count": 35, **PRO}
     free = {"model_id": "family", "prompt": "a dog", "seed": 2, **FREE}
     async with mesh_in_process([family], cache_dir) as mesh:
+        # Long enough for a second request to arrive in the middle of a first; and a step with
+        # more rows is seen to take hardly longer, so that they are to share.
+        slow_down(mesh, 0.02)
         alone = [content(await mesh.generate(**fields)) for fields in (pro, free)]
         steps = len(rows_of_batches(mesh))
-        # Long enough for a second request to arrive in the middle of a first.
-        slow_down(mesh, 0.02)
         call = asyncio.create_task(mesh.generate(**pro))
         async with asyncio.timeout(60):
             # The pro request is under way when the free one comes.

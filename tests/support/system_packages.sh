@@ -1,11 +1,13 @@
 #!/usr/bin/env bash
-# Installs what the compose test needs beside .venv, for a machine of CI: as root, where Debian's
-# packages can be had. Never fails: what is missing then is the reason why the test is skipped.
+# Installs what tests need beside .venv, for a machine of CI: Docker and Prometheus for the compose
+# test, Chromium for the page of a trace. As root, where Debian's packages can be had. Never fails:
+# what is missing then is the reason why a test is skipped.
 set -euo pipefail
 log=${1:?where to log}
 
 has_all() {
     command -v dockerd && command -v docker && command -v mmdebstrap && command -v prometheus &&
+        command -v chromium &&
         { docker compose version || command -v docker-compose; }
 } &>/dev/null
 
@@ -26,7 +28,7 @@ get() {
     timeout 180 apt-get -qq -o Acquire::Retries=1 -o Acquire::http::Timeout=20 \
         -o DPkg::Lock::Timeout=60 "$@" >>"$log" 2>&1
 }
-packages=(docker.io docker-compose mmdebstrap prometheus)
+packages=(docker.io docker-compose mmdebstrap prometheus chromium)
 get install --yes --no-install-recommends "${packages[@]}" ||
     { get update && get install --yes --no-install-recommends "${packages[@]}"; } ||
-    echo "Docker cannot be installed, see $log" >&2
+    echo "${packages[*]} cannot be installed, see $log" >&2
