@@ -28,7 +28,11 @@ get() {
     timeout 180 apt-get -qq -o Acquire::Retries=1 -o Acquire::http::Timeout=20 \
         -o DPkg::Lock::Timeout=60 "$@" >>"$log" 2>&1
 }
-packages=(docker.io docker-compose mmdebstrap prometheus chromium)
-get install --yes --no-install-recommends "${packages[@]}" ||
-    { get update && get install --yes --no-install-recommends "${packages[@]}"; } ||
-    echo "${packages[*]} cannot be installed, see $log" >&2
+install() {
+    get install --yes --no-install-recommends "$@" ||
+        { get update && get install --yes --no-install-recommends "$@"; } ||
+        echo "$* cannot be installed, see $log" >&2
+}
+# Apart, so that none is missed because of the other.
+install docker.io docker-compose mmdebstrap prometheus
+install chromium
