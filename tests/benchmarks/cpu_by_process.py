@@ -26,10 +26,10 @@ from sangsang.orchestrator.simulation.presets import PROFILES
 from sangsang.services.runtime.calls import open_channel
 from sangsang.services.runtime.settings import MEBIBYTE
 
+from .hops import METHOD, start_echo
 from .simulation_against_mesh import Case, Client, slowed, timed_mesh
 
 CALLERS = 16
-METHOD = "/wire.Relay/Relay"
 PAYLOAD_BYTES = 256 * 1024
 
 
@@ -51,17 +51,7 @@ async def play(mesh: LocalMesh, kind: TierMix, tier: str, count: int) -> Mapping
 
 async def relayed_mebibyte(count: int) -> float:
     """Returns the CPU seconds that a MiB costs a process that takes it in and hands it on."""
-
-    async def hand_on(request: bytes, context: grpc.aio.ServicerContext) -> bytes:
-        return request
-
-    server = grpc.aio.server()
-    handler = grpc.unary_unary_rpc_method_handler(hand_on)
-    server.add_generic_rpc_handlers(
-        (grpc.method_handlers_generic_handler("wire.Relay", {"Relay": handler}),)
-    )
-    port = server.add_insecure_port("127.0.0.1:0")
-    await server.start()
+    server, port = await start_echo()
     process, seconds = psutil.Process(), {}
     async with open_channel(f"127.0.0.1:{port}", max_message_bytes=MEBIBYTE) as channel:
         call = channel.unary_unary(METHOD)

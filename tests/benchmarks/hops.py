@@ -24,7 +24,9 @@ PAYLOAD = bytes(77 * 128 * 4)
 PAUSES_S = {0.0: 200, 0.1: 50}
 
 
-async def serve() -> None:
+async def start_echo() -> tuple[grpc.aio.Server, int]:
+    """Returns a server whose method `METHOD` answers with what it is sent, and its port."""
+
     async def echo(request, context):
         return request
 
@@ -35,6 +37,11 @@ async def serve() -> None:
     )
     port = server.add_insecure_port("127.0.0.1:0")
     await server.start()
+    return server, port
+
+
+async def serve() -> None:
+    server, port = await start_echo()
     print(port, flush=True)
     await server.wait_for_termination()
 

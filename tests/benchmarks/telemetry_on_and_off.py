@@ -23,7 +23,6 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import grpc
-import psutil
 from rich.console import Console
 from rich.table import Table
 
@@ -36,6 +35,7 @@ from sangsang.services.runtime.metrics import declarations
 
 from ..support.collectors import USELESS
 from ..support.scraping import Values, fetch, free_ports
+from .cpu_by_process import cpu_seconds
 from .simulation_against_mesh import Case, Client, slowed, timed_mesh
 
 CALLERS = 16
@@ -75,8 +75,7 @@ class Side:
         return int(Values(fetch(port)).of(declarations.SPANS_LOST))
 
     def _cpu_seconds(self) -> float:
-        times = [psutil.Process(one.pid).cpu_times() for one in self._mesh.children.values()]
-        return sum(one.user + one.system for one in times)
+        return sum(cpu_seconds(self._mesh).values())
 
 
 def main() -> None:

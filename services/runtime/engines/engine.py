@@ -34,11 +34,10 @@ class TensorSpec:
     below: int | None = None
 
 
-class Engine(Protocol):
-    """One compiled network.
+class Described(Protocol):
+    """What is known of a network, whether it is loaded here or not.
 
     Attributes:
-        name: what it computes, e.g. `unet`; also its name over the Open Inference Protocol.
         backend: what runs it, e.g. `onnxruntime`.
         precision: numeric precision of the computation, e.g. `f32`.
         digest: sha256 of the weights and configuration it was built from, in hex.
@@ -46,8 +45,6 @@ class Engine(Protocol):
         outputs: specification of each output, in the graph's order.
     """
 
-    @property
-    def name(self) -> str: ...
     @property
     def backend(self) -> str: ...
     @property
@@ -58,6 +55,17 @@ class Engine(Protocol):
     def inputs(self) -> tuple[TensorSpec, ...]: ...
     @property
     def outputs(self) -> tuple[TensorSpec, ...]: ...
+
+
+class Engine(Described, Protocol):
+    """One compiled network.
+
+    Attributes:
+        name: what it computes, e.g. `unet`; also its name over the Open Inference Protocol.
+    """
+
+    @property
+    def name(self) -> str: ...
 
     def infer(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
         """Returns every output for a batch. Blocks: call it on a worker thread.

@@ -1,9 +1,8 @@
 """An engine as the protocol describes it: its metadata and its configuration."""
 
 from collections.abc import Sequence
-from typing import Protocol
 
-from ..engines.engine import TensorSpec
+from ..engines.engine import Described, TensorSpec
 from .datatypes import datatype_of
 from .messages import ModelConfig, ModelMetadataResponse, Proto
 from .served_engine import ServedEngine
@@ -14,21 +13,6 @@ VERSION = "1"
 # that was compiled for some sizes of a batch, these, behind commas.
 MOST_ROWS_NAME = "most_rows"
 ROW_COUNTS_NAME = "row_counts"
-
-
-class Described(Protocol):
-    """What the protocol tells of an engine, whether it is loaded here or not. See `Engine`."""
-
-    @property
-    def backend(self) -> str: ...
-    @property
-    def precision(self) -> str: ...
-    @property
-    def digest(self) -> str: ...
-    @property
-    def inputs(self) -> tuple[TensorSpec, ...]: ...
-    @property
-    def outputs(self) -> tuple[TensorSpec, ...]: ...
 
 
 def model_metadata(name: str, served: ServedEngine) -> Proto:
