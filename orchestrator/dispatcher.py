@@ -213,7 +213,7 @@ class Dispatcher:
                     turn.set_result(grant)
 
     def _release(self, grant: Grant) -> None:
-        self.scheduler.release(grant)
+        self.scheduler.release(grant, self._clock())
         if self._observer is not None:
             self._observer.left(grant)
 

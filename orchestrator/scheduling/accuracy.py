@@ -10,6 +10,9 @@ _RAISED, _LOWERED = 1.2, 0.985
 _LEAST, _MOST = 0.25, 3.0
 # Refusals in a row, with nobody inside who could teach, after which one is let in all the same.
 _MOST_REFUSALS = 4
+# In balance about one in four pictures takes longer after its steps than the slack says.
+_WIDENED, _NARROWED = 1.05, 0.985
+_LEAST_SLACK, _MOST_SLACK = 1.0, 6.0
 
 
 class Accuracy:
@@ -49,3 +52,24 @@ class Accuracy:
             self.factor = min(self.factor * _RAISED, _MOST)
         elif took_s < self.factor * estimate_s:
             self.factor = max(self.factor * _LOWERED, _LEAST)
+
+
+class FinishSlack:
+    """How long a picture takes after its last step, as a multiple of what that costs.
+
+    It waits for its lane, crosses between processes and shares the device with others' steps, so it
+    takes longer than it costs, on a small model by more.
+
+    Attributes:
+        factor: from 1 to 6.
+    """
+
+    def __init__(self, factor: float) -> None:
+        self.factor = factor
+
+    def observe(self, cost_s: float, took_s: float, *, finished: bool) -> None:
+        """Learns from a picture that took so long after its steps, or was late after them."""
+        if not finished or took_s > self.factor * cost_s:
+            self.factor = min(self.factor * _WIDENED, _MOST_SLACK)
+        else:
+            self.factor = max(self.factor * _NARROWED, _LEAST_SLACK)

@@ -19,9 +19,10 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
+from ...services.runtime.deadlines import DEADLINE_SLACK_S
 from ...services.runtime.errors import DeadlineTooShort
 from ...services.runtime.row_scheduling import DEFAULT_TIER_WEIGHTS
-from .accuracy import Accuracy
+from .accuracy import Accuracy, FinishSlack
 from .admission import AdmissionLimits, Backlog, Estimate, check_admission
 from .cluster import Device, DeviceSpec, Lane, Pairs
 from .costs import Costs
@@ -61,8 +62,8 @@ class Policy:
             the service.
         heavy_turn_s: how long a heavy model keeps its lane while another heavy one waits.
         patience_s: deadline, after its arrival, of a request that has none.
-        finish_slack: time that is kept for what comes after the steps, as a multiple of its cost:
-            it waits for its lane, and shares the device with others' steps.
+        finish_slack: time that is kept for what comes after the steps, as a multiple of its cost,
+            as long as nobody knows how long it takes.
         forbidden: pairs of stages that lose when they share a device.
     """
 
@@ -114,6 +115,7 @@ class Scheduler:
         self._ahead_rows: dict[str, int] = {}
         self._lane_rows = 0
         self._accuracy: dict[tuple[str, str], Accuracy] = {}
+        self._finish_slack: dict[str, FinishSlack] = {}
         # When each heavy model last took a lane.
         self._taken_s: dict[Model, float] = {}
         self._heavy_lanes = HeavyLanes()
@@ -173,16 +175,17 @@ class Scheduler:
 
     def finish_reserve_s(self, work: Work) -> float:
         """Returns how much of a request's time its steps have to leave to what comes after them."""
-        seconds = self.costs.call_seconds(FINISHING_STAGE, work, self._policy.row_limit_of(work))
-        return seconds * self._policy.finish_slack
+        return self._finish_cost_s(work) * self._finish_slack_of(work).factor
 
     def leave(self, ticket: Ticket, now_s: float, *, finished: bool) -> None:
         """Takes a request out, whatever became of it. It has no tasks any more."""
         work, took_s = ticket.work, now_s - ticket.admitted_s
         accuracy = self._accuracy_of(work)
         accuracy.leave()
-        if finished or (work.deadline_s is not None and now_s >= work.deadline_s):
+        late = work.deadline_s is not None and now_s >= work.deadline_s - DEADLINE_SLACK_S
+        if finished or late:
             accuracy.observe(ticket.estimate_s, took_s, finished=finished)
+            self._observe_finish(ticket, now_s, finished=finished)
         self.backlog.admitted -= 1
         if not ticket.started:
             self.backlog.waiting -= 1
@@ -228,12 +231,14 @@ class Scheduler:
         device.shorten(grant, left_s)
         self._placement.changed(device)
 
-    def release(self, grant: Grant) -> None:
+    def release(self, grant: Grant, now_s: float) -> None:
         """Takes a task that has ended out of its lane."""
         device = self._by_name[grant.device]
         lane = device.take_out(grant)
         if grant.task.heavy:
             self._lane_rows -= grant.task.work.row_count
+            if not grant.seconds_left:
+                grant.task.picture.denoised_s = now_s
         self._note_change(device, lane)
 
     def set_usable(self, stage: StageName, address: str, *, usable: bool) -> None:
@@ -402,6 +407,23 @@ class Scheduler:
             address = device.addresses.get(stage)
             if address is not None and (stage, address) not in self._absent:
                 yield device
+
+    def _observe_finish(self, ticket: Ticket, now_s: float, *, finished: bool) -> None:
+        """Learns how long a request took after its last step, if it got so far."""
+        known = [picture.denoised_s for picture in ticket.pictures]
+        denoised_s = [seconds for seconds in known if seconds is not None]
+        cost_s = self._finish_cost_s(ticket.work)
+        if cost_s and len(denoised_s) == len(known):
+            took_s = now_s - max(denoised_s)
+            self._finish_slack_of(ticket.work).observe(cost_s, took_s, finished=finished)
+
+    def _finish_cost_s(self, work: Work) -> float:
+        return self.costs.call_seconds(FINISHING_STAGE, work, self._policy.row_limit_of(work))
+
+    def _finish_slack_of(self, work: Work) -> FinishSlack:
+        return self._finish_slack.setdefault(
+            work.model_id, FinishSlack(self._policy.finish_slack)
+        )
 
     def _accuracy_of(self, work: Work) -> Accuracy:
         return self._accuracy.setdefault((work.model_id, work.tier), Accuracy())

@@ -78,11 +78,13 @@ class Picture:
 
     Attributes:
         seconds_left: estimated device-seconds of the steps that are still to be done.
+        denoised_s: when its last step was done, on the scheduler's clock; None before.
     """
 
     ticket: Ticket
     seconds_left: float
     phase: Phase = Phase.WAITING
+    denoised_s: float | None = None
 
 
 @dataclass(eq=False, slots=True)

@@ -22,7 +22,7 @@ class LaneScheduler(Protocol):
     def withdraw(self, task: Task) -> None: ...
     def dispatch(self, now_s: float) -> list[Grant]: ...
     def note_steps(self, grant: Grant, completed_step_count: int) -> None: ...
-    def release(self, grant: Grant) -> None: ...
+    def release(self, grant: Grant, now_s: float) -> None: ...
 
 
 class VirtualDispatcher:
@@ -54,7 +54,7 @@ class VirtualDispatcher:
         try:
             yield grant
         finally:
-            self.scheduler.release(grant)
+            self.scheduler.release(grant, self._loop.now_s)
             self._dispatch()
 
     async def _wait(self, task: Task) -> Grant:
@@ -69,7 +69,7 @@ class VirtualDispatcher:
                 self.scheduler.withdraw(task)
             else:
                 # It was granted in the same moment: others may have it.
-                self.scheduler.release(await turn)
+                self.scheduler.release(await turn, self._loop.now_s)
                 self._dispatch()
             raise
 

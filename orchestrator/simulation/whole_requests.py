@@ -86,6 +86,6 @@ class WholeRequests:
     def note_steps(self, grant: Grant, completed_step_count: int) -> None:
         """Nothing depends on steps."""
 
-    def release(self, grant: Grant) -> None:
+    def release(self, grant: Grant, now_s: float) -> None:  # noqa: ARG002 as the scheduler
         """Notes that a task has ended."""
         self._running.discard(grant.task.picture.ticket)

@@ -9,6 +9,9 @@ from contextvars import ContextVar
 
 # The most of a call's time that may be kept free for what follows its steps, in milliseconds.
 MAX_FINISH_RESERVE_MS = 60_000
+# Both ends watch the deadline, and the caller's end is the first to give up, by what its call was
+# on the way: who leaves so shortly before it has run out of time.
+DEADLINE_SLACK_S = 0.05
 
 
 class Deadline:

@@ -13,12 +13,10 @@ from opentelemetry.trace import Status, StatusCode
 from opentelemetry.util.types import AttributeValue
 
 from . import telemetry
-from .deadlines import time_left
+from .deadlines import DEADLINE_SLACK_S, time_left
 from .errors import MeshError
 
 OK = "OK"
-# Both ends watch the deadline, and the caller's end may be the first to give up.
-DEADLINE_SLACK_S = 0.05
 
 
 def note_call_end(span: trace.Span, code: str) -> None:

@@ -65,7 +65,7 @@ class Driver:
     def end(self, grant: Grant) -> list[Grant]:
         """Ends a call and returns what runs because of it."""
         self.grants.remove(grant)
-        self.scheduler.release(grant)
+        self.scheduler.release(grant, self.now_s)
         return self.dispatch()
 
     def denoising(self, **changes: Any) -> Grant:

@@ -5,7 +5,7 @@ from random import Random
 import pytest
 from scheduler_driver import Driver, make_devices
 
-from sangsang.orchestrator.scheduling.accuracy import Accuracy
+from sangsang.orchestrator.scheduling.accuracy import Accuracy, FinishSlack
 from sangsang.orchestrator.scheduling.admission import AdmissionLimits
 from sangsang.orchestrator.scheduling.costs import Costs, InitialCosts
 from sangsang.orchestrator.scheduling.scheduler import Policy, Scheduler
@@ -121,6 +121,49 @@ def test_steps_leave_time_to_finish():
     assert driver.scheduler.finish_reserve_s(work) == pytest.approx(1.5 * 0.2)
 
 
+@pytest.mark.parametrize(
+    ("took_s", "finished", "wider"),
+    [(0.31, True, True), (0.29, True, False), (0.01, False, True)],
+    ids=["longer than kept", "shorter", "late"],
+)
+def test_the_time_to_finish_follows_what_finishing_takes(took_s, finished, wider):
+    light = {"postprocessing": 0.2}
+    driver = drive(costs={"m": InitialCosts({1: 0.1, 8: 0.8}, light, 64 * 64)})
+    grant = driver.denoising(deadline_s=1.0 + took_s)
+    driver.now_s = 1.0
+    driver.scheduler.note_steps(grant, 3)
+    driver.end(grant)
+    driver.scheduler.leave(grant.task.picture.ticket, 1.0 + took_s, finished=finished)
+    assert (driver.scheduler.finish_reserve_s(grant.task.work) > 0.3) == wider
+
+
+def test_what_ended_before_its_last_step_says_nothing_of_finishing():
+    light = {"postprocessing": 0.2}
+    driver = drive(costs={"m": InitialCosts({1: 0.1, 8: 0.8}, light, 64 * 64)})
+    grant = driver.denoising(deadline_s=1.0)
+    driver.scheduler.note_steps(grant, 2)
+    driver.end(grant)
+    driver.scheduler.leave(grant.task.picture.ticket, 1.0, finished=False)
+    assert driver.scheduler.finish_reserve_s(grant.task.work) == pytest.approx(1.5 * 0.2)
+
+
+def test_one_picture_in_four_takes_longer_to_finish_than_is_kept():
+    slack, random, longer = FinishSlack(1.5), Random(1), 0
+    for _ in range(4000):
+        took_s = random.uniform(1.0, 5.0)
+        longer += took_s > slack.factor
+        slack.observe(1.0, took_s, finished=True)
+    assert longer / 4000 == pytest.approx(0.24, abs=0.02)
+
+
+@pytest.mark.parametrize(("took_s", "factor"), [(0.1, 1.0), (100.0, 6.0)])
+def test_the_time_to_finish_stays_within_bounds(took_s, factor):
+    slack = FinishSlack(1.5)
+    for _ in range(500):
+        slack.observe(1.0, took_s, finished=True)
+    assert slack.factor == factor
+
+
 def test_an_idle_mesh_takes_what_it_could_do_at_best():
     driver = drive()
     costs, work = driver.scheduler.costs, driver.admit(step_count=3).work
@@ -209,13 +252,16 @@ def test_estimates_are_believed_to_a_degree(finished, factor):
     assert accuracy.factor == factor
 
 
-def test_what_ran_out_of_time_teaches_and_what_was_cancelled_does_not():
+# A caller's own clock ends its call before ours does: by what the call was on the way.
+@pytest.mark.parametrize("ended_s", [5.0, 4.97])
+def test_what_ran_out_of_time_teaches_and_what_was_cancelled_does_not(ended_s):
     driver = drive()
     scheduler = driver.scheduler
     ticket = driver.admit(deadline_s=5.0)
     before = scheduler.estimate(ticket.work).soonest_s
     scheduler.leave(driver.admit(), 50.0, finished=False)
+    scheduler.leave(driver.admit(deadline_s=5.0), 4.9, finished=False)
     assert scheduler.estimate(ticket.work).soonest_s == pytest.approx(before)
-    scheduler.leave(ticket, 5.0, finished=False)
+    scheduler.leave(ticket, ended_s, finished=False)
     driver.admit()
     assert scheduler.estimate(ticket.work).soonest_s > before
