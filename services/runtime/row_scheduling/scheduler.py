@@ -30,7 +30,7 @@ AHEAD_STEP_COUNT = 1
 # Full steps by which a tenant may be ahead of another before deadlines no longer help it.
 TENANT_STEP_COUNT = 8
 # Part of a job's time that its steps may take together: they never take exactly what they should.
-_USED_TIME = 0.7
+_USED_TIME = 0.6
 _ROUNDING = 1 + 1e-9
 
 
