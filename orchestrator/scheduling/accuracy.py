@@ -4,6 +4,8 @@ Whoever is late cost a device time that others could have used, and whoever was 
 it idle. So the factor is not what estimates were off by on the average: each request that ran out
 of time raises it by much, each that took less than it was told lowers it by little, and in balance
 about one in twelve of those let in is late, however the times are spread.
+
+What comes after a picture's steps is estimated apart: the steps have to leave time for it.
 """
 
 _RAISED, _LOWERED = 1.2, 0.985

@@ -421,9 +421,7 @@ class Scheduler:
         return self.costs.call_seconds(FINISHING_STAGE, work, self._policy.row_limit_of(work))
 
     def _finish_slack_of(self, work: Work) -> FinishSlack:
-        return self._finish_slack.setdefault(
-            work.model_id, FinishSlack(self._policy.finish_slack)
-        )
+        return self._finish_slack.setdefault(work.model_id, FinishSlack(self._policy.finish_slack))
 
     def _accuracy_of(self, work: Work) -> Accuracy:
         return self._accuracy.setdefault((work.model_id, work.tier), Accuracy())
