@@ -94,7 +94,7 @@ class Played:
         grant = self.running.pop()
         if grant.task.heavy:
             self.timed(self.scheduler.note_steps, grant, grant.task.work.step_count)
-        self.timed(self.scheduler.release, grant)
+        self.timed(self.scheduler.release, grant, self.now_s)
         self.dispatch()
         self.go_on(grant.task.picture, grant.task.stage)
         self.dispatch()
