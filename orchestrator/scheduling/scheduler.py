@@ -19,7 +19,7 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from ...services.runtime.deadlines import DEADLINE_SLACK_S
+from ...services.runtime.deadlines import has_run_out
 from ...services.runtime.errors import DeadlineTooShort
 from ...services.runtime.row_scheduling import DEFAULT_TIER_WEIGHTS
 from .accuracy import Accuracy, FinishSlack
@@ -182,8 +182,7 @@ class Scheduler:
         work, took_s = ticket.work, now_s - ticket.admitted_s
         accuracy = self._accuracy_of(work)
         accuracy.leave()
-        late = work.deadline_s is not None and now_s >= work.deadline_s - DEADLINE_SLACK_S
-        if finished or late:
+        if finished or has_run_out(None if work.deadline_s is None else work.deadline_s - now_s):
             accuracy.observe(ticket.estimate_s, took_s, finished=finished)
             self._observe_finish(ticket, now_s, finished=finished)
         self.backlog.admitted -= 1
@@ -410,10 +409,9 @@ class Scheduler:
 
     def _observe_finish(self, ticket: Ticket, now_s: float, *, finished: bool) -> None:
         """Learns how long a request took after its last step, if it got so far."""
-        known = [picture.denoised_s for picture in ticket.pictures]
-        denoised_s = [seconds for seconds in known if seconds is not None]
-        cost_s = self._finish_cost_s(ticket.work)
-        if cost_s and len(denoised_s) == len(known):
+        pictures, cost_s = ticket.pictures, self._finish_cost_s(ticket.work)
+        denoised_s = [one.denoised_s for one in pictures if one.denoised_s is not None]
+        if cost_s and len(denoised_s) == len(pictures):
             took_s = now_s - max(denoised_s)
             self._finish_slack_of(ticket.work).observe(cost_s, took_s, finished=finished)
 

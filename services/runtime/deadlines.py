@@ -10,8 +10,8 @@ from contextvars import ContextVar
 # The most of a call's time that may be kept free for what follows its steps, in milliseconds.
 MAX_FINISH_RESERVE_MS = 60_000
 # Both ends watch the deadline, and the caller's end is the first to give up, by what its call was
-# on the way: who leaves so shortly before it has run out of time.
-DEADLINE_SLACK_S = 0.05
+# on the way.
+_SLACK_S = 0.05
 
 
 class Deadline:
@@ -58,3 +58,8 @@ def set_time_left(seconds: float | None) -> None:
 def time_left() -> float | None:
     """Returns the seconds that the current call has left; None for no deadline."""
     return current_deadline().time_left_s
+
+
+def has_run_out(time_left_s: float | None) -> bool:
+    """Returns whether work that is given up with so many seconds left ran out of time."""
+    return time_left_s is not None and time_left_s <= _SLACK_S

@@ -13,7 +13,7 @@ from opentelemetry.trace import Status, StatusCode
 from opentelemetry.util.types import AttributeValue
 
 from . import telemetry
-from .deadlines import DEADLINE_SLACK_S, time_left
+from .deadlines import has_run_out, time_left
 from .errors import MeshError
 
 OK = "OK"
@@ -45,7 +45,7 @@ def code_of(error: BaseException) -> str:
 
 def cancel_code(time_left_s: float | None) -> str:
     """Returns whether work that was cancelled ran out of time or was given up."""
-    late = time_left_s is not None and time_left_s <= DEADLINE_SLACK_S
+    late = has_run_out(time_left_s)
     return (grpc.StatusCode.DEADLINE_EXCEEDED if late else grpc.StatusCode.CANCELLED).name
 
 

@@ -13,6 +13,7 @@ from sangsang.services.runtime.errors import DeadlineTooShort, Overloaded
 
 # A row of one step takes 0.1 s of the device, light calls nothing.
 COSTS = {"m": InitialCosts({1: 0.1, 8: 0.8}, {}, 64 * 64)}
+FINISHING_COSTS = {"m": InitialCosts({1: 0.1, 8: 0.8}, {"postprocessing": 0.2}, 64 * 64)}
 
 
 def drive(count: int = 1, *, costs=COSTS, **limits) -> Driver:
@@ -127,8 +128,7 @@ def test_steps_leave_time_to_finish():
     ids=["longer than kept", "shorter", "late"],
 )
 def test_the_time_to_finish_follows_what_finishing_takes(took_s, finished, wider):
-    light = {"postprocessing": 0.2}
-    driver = drive(costs={"m": InitialCosts({1: 0.1, 8: 0.8}, light, 64 * 64)})
+    driver = drive(costs=FINISHING_COSTS)
     grant = driver.denoising(deadline_s=1.0 + took_s)
     driver.now_s = 1.0
     driver.scheduler.note_steps(grant, 3)
@@ -138,8 +138,7 @@ def test_the_time_to_finish_follows_what_finishing_takes(took_s, finished, wider
 
 
 def test_what_ended_before_its_last_step_says_nothing_of_finishing():
-    light = {"postprocessing": 0.2}
-    driver = drive(costs={"m": InitialCosts({1: 0.1, 8: 0.8}, light, 64 * 64)})
+    driver = drive(costs=FINISHING_COSTS)
     grant = driver.denoising(deadline_s=1.0)
     driver.scheduler.note_steps(grant, 2)
     driver.end(grant)
